@@ -1,0 +1,1 @@
+"""Calibration: representative samples in, the range of every activation out."""

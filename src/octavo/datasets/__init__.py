@@ -1,0 +1,1 @@
+"""Data sets: samples and labels from files, as NumPy arrays."""
