@@ -1,0 +1,126 @@
+"""The public verbs, in prose: load, convert, quantize, and the variants that the demo and `octavo compare` make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from octavo import frontends, tflite
+from octavo.calibrate.run import collect
+from octavo.errors import RecipeError
+from octavo.graph import Tensor
+from octavo.graph.queries import quantized_tensors
+from octavo.model import Model
+from octavo.passes.apply import apply
+from octavo.passes.pipeline import normalise
+from octavo.plan import plan
+from octavo.recipe import IO, Recipe, Scheme, dynamic_range, float16, integer
+from octavo.sites import Range
+from octavo.text import printable
+
+
+def load(source: str | os.PathLike[str] | bytes) -> Model:
+    """Read a `.tflite` model from a path or from bytes.
+
+    Raises:
+      ModelFileError: the file is missing, damaged, or of another format.
+    """
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    return Model(tflite.read(source), path=path)
+
+
+def convert(source: Any, *, inputs: Any = None, batch: int | None = 1) -> Model:
+    """Make a float `.tflite` model.
+
+    Args:
+      source: a Keras 3 model, a `.keras` file, a JAX function, a `.tflite` file or its bytes.
+      inputs: for a JAX function: a list of shapes, (shape, dtype) pairs or arrays, or a dict of them by name.
+      batch: size of the batch dimension; None keeps it dynamic where the model allows.
+
+    Raises:
+      ConversionError: the source can't be converted; says which part and what to do.
+      MissingDependencyError: the framework isn't installed; says how to install it.
+    """
+    if isinstance(source, Model):
+        return source
+    return Model(frontends.to_program(source, inputs=inputs, batch=batch))
+
+
+def quantize(
+    model: Model | str | os.PathLike[str] | bytes,
+    recipe: Recipe | Scheme,
+    calibration: Any = None,
+    *,
+    progress: bool = False,
+) -> Model:
+    """Make a smaller model; the given one stays as it is.
+
+    Args:
+      model: a float model.
+      recipe: `octavo.float16()`, `dynamic_range()`, `weight_only()`, `integer()`, or a `Recipe` with rules.
+      calibration: representative samples, for integer schemes: an array (samples first), a list of samples, a generator
+        or a function that makes one, dicts by input name, or batches of (x, y).
+      progress: show a progress bar.
+
+    Raises:
+      NotIntegerError: integer-only was asked for and some ops can't be; lists each and why.
+      DataError: unusable samples; names the input and the sample.
+      RecipeError: the request contradicts itself, or the model is quantized already.
+    """
+    prepared = _prepared(model if isinstance(model, Model) else load(model))
+    wanted = Recipe.of(recipe)
+    if not wanted.needs_ranges:
+        return _carry_out(prepared, wanted, None)
+    if calibration is None:
+        raise RecipeError("integer quantization needs representative data: pass calibration=samples (100 are enough)")
+    return _carry_out(prepared, wanted, collect(prepared.program, calibration, progress))
+
+
+def variants(
+    model: Model, calibration: Any, *, io: str | IO = "uint8", progress: bool = False
+) -> Iterator[tuple[str, Model]]:
+    """The model in every precision, calibrated once: the rows of `octavo demo` and `octavo compare`.
+
+    Yields:
+      (name, model): float32, float16, dynamic_range, integer_float_io, integer_only.
+
+    Raises:
+      NotIntegerError: at the last variant, if some op can't be integer.
+    """
+    prepared = _prepared(model)
+    yield "float32", prepared
+    yield "float16", _carry_out(prepared, Recipe(float16()), None)
+    yield "dynamic_range", _carry_out(prepared, Recipe(dynamic_range()), None)
+    ranges = collect(prepared.program, calibration, progress)
+    yield "integer_float_io", _carry_out(prepared, Recipe(integer()), ranges)
+    yield "integer_only", _carry_out(prepared, Recipe(integer(fallback=False, io=io)), ranges)
+
+
+def _prepared(model: Model) -> Model:
+    """A float model in normal form, as a copy.
+
+    Raises:
+      RecipeError: its activations are quantized already.
+    """
+    program = model.program.clone()
+    notes = normalise(program)
+    quantized = quantized_tensors(program)
+    if quantized:
+        raise RecipeError(
+            f"{model.name or 'the model'} is quantized already ({len(quantized)} tensors, such as "
+            f"{printable(quantized[0].name)!r}): start from its float version"
+        )
+    return Model(program, notes=tuple(notes), path=model.path)
+
+
+def _carry_out(prepared: Model, recipe: Recipe, ranges: Mapping[Tensor, Range] | None) -> Model:
+    """Plan on the prepared model, apply to a copy."""
+    program = prepared.program.clone()
+    if ranges is not None:
+        twins = dict(zip(prepared.program.tensors(), program.tensors(), strict=True))
+        ranges = {twins[tensor]: seen for tensor, seen in ranges.items()}
+    decided = plan(program, recipe, ranges)
+    apply(program, decided)
+    return Model(program, tuple(decided.decisions.values()), prepared.notes)

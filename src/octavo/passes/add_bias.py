@@ -1,0 +1,34 @@
+"""CONV_2D and DEPTHWISE_CONV_2D get a bias of zeros where they have none.
+
+Algebra: x + 0 = x. LiteRT refuses to load the one and crashes on the other without a bias, though the schema allows
+it, so a file without one could be neither calibrated nor run. Which ops: `bias_required` in `ops.py`. Refuses nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from octavo.graph import DType, Graph, Op, Program, Tensor
+from octavo.ops import OPS, Weights
+
+
+def add_bias(program: Program) -> list[str]:
+    """Edit every subgraph of `program` in place; there is nothing to tell."""
+    for graph in program.graphs:
+        for op in graph.ops:
+            row = OPS.get(op.code)
+            if row is not None and row.weights is not None and row.weights.bias_required:
+                _complete(graph, op, row.weights)
+    return []
+
+
+def _complete(graph: Graph, op: Op, weights: Weights) -> None:
+    kernel = op.inputs[weights.index]
+    assert weights.bias is not None
+    assert weights.axis is not None
+    present = weights.bias < len(op.inputs) and op.inputs[weights.bias] is not None
+    if present or kernel is None or kernel.dtype is not DType.FLOAT32:
+        return
+    bias = graph.add_tensor(Tensor(f"{op.outputs[0].name}/bias", DType.FLOAT32, ()))
+    bias.set_values(np.zeros(kernel.shape[weights.axis], np.float32))
+    op.inputs[weights.bias :] = [bias]

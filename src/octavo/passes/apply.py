@@ -1,0 +1,133 @@
+"""Carry out a `Plan`: store each tensor in its form, and convert where an op wants another.
+
+Algebra: none; every conversion that the plan asks for is a QUANTIZE or DEQUANTIZE op (or new bytes, for a constant).
+A conversion is made once per tensor and form, right before its first reader.
+"""
+
+from __future__ import annotations
+
+from octavo import numerics
+from octavo.graph import DType, Graph, Op, Program, Tensor
+from octavo.ops import OPS
+from octavo.plan import FLOAT, FLOAT16, Form, Plan
+
+_Key = tuple[Tensor, DType, object]
+
+
+def apply(program: Program, plan: Plan) -> None:
+    """Edit `program` in place as `plan` says. The plan must have been made for this very program."""
+    for graph in program.graphs:
+        _Rewriter(program, graph, plan).run()
+
+
+class _Rewriter:
+    """The work on one subgraph."""
+
+    def __init__(self, program: Program, graph: Graph, plan: Plan) -> None:
+        self.program, self.graph, self.plan = program, graph, plan
+        self.ops: list[Op] = []
+        self.made: dict[_Key, Tensor] = {}
+        # The float record of each tensor, taken before any is retyped: constants convert from their float values.
+        self.floats = {tensor: tensor.copy() for tensor in graph.tensors}
+
+    def run(self) -> None:
+        for tensor in self.graph.tensors:
+            form = self.plan.stores.get(tensor)
+            if form is not None:
+                self._store(tensor, form)
+        for op in self.graph.ops:
+            self._rewrite(op)
+            self.ops.append(op)
+        for index, tensor in enumerate(self.graph.outputs):
+            self._output(index, tensor)
+        self.graph.ops = self.ops
+        self.graph.drop_unused_tensors()
+
+    def _store(self, tensor: Tensor, form: Form) -> None:
+        """Retype a tensor where it stands; a constant gets its new bytes."""
+        if tensor.is_constant:
+            self._fill(tensor, self.floats[tensor], form)
+        else:
+            tensor.dtype, tensor.qparams = form.dtype, form.qparams
+
+    def _fill(self, target: Tensor, source: Tensor, form: Form) -> None:
+        if form == FLOAT16:
+            target.set_values(numerics.to_float16(source.values))
+            return
+        assert form.qparams is not None and form.qtype is not None
+        is_bias = form.qtype.bits >= 32
+        convert = numerics.quantize_bias if is_bias else numerics.quantize
+        target.set_values(convert(source.values, form.qparams, form.qtype), form.dtype)
+        target.qparams = form.qparams
+
+    def _rewrite(self, op: Op) -> None:
+        for index, tensor in enumerate(op.inputs):
+            wanted = self.plan.wants.get((op, index))
+            if tensor is not None and wanted is not None:
+                op.inputs[index] = self._in_form(op, index, tensor, wanted)
+        if op in self.plan.versions:
+            op.version = max(op.version, self.plan.versions[op])
+        if op in self.plan.options:
+            op.options = {**(op.options or {}), **self.plan.options[op]}
+            op.options_type = op.options_type or OPS[op.code].options_type
+
+    def _in_form(self, op: Op, index: int, tensor: Tensor, wanted: Form) -> Tensor:
+        stored = self.plan.stores.get(tensor, FLOAT)
+        codes = self.plan.codes.get((op, index))
+        key = (tensor, wanted.dtype, wanted.qparams if codes is None else (op, index))
+        if key in self.made:
+            return self.made[key]
+        if _same(stored, wanted):
+            return tensor
+        if tensor.is_constant and wanted != FLOAT:
+            made = self.graph.add_tensor(self.floats[tensor].copy())
+            if codes is None:
+                self._fill(made, self.floats[tensor], wanted)
+            else:
+                made.set_values(codes, wanted.dtype)
+                made.qparams = wanted.qparams
+        else:
+            made = self._convert(tensor, wanted)
+        self.made[key] = made
+        return made
+
+    def _convert(self, tensor: Tensor, wanted: Form) -> Tensor:
+        """A QUANTIZE or DEQUANTIZE op from `tensor` as stored to `wanted`; returns what it makes."""
+        made = tensor.copy(
+            name=f"{tensor.name}/{wanted.dtype.value}", dtype=wanted.dtype, qparams=wanted.qparams, data=None,
+            is_variable=False, extra={},
+        )  # fmt: skip
+        self.graph.add_tensor(made)
+        kind = "DEQUANTIZE" if wanted.dtype is DType.FLOAT32 else "QUANTIZE"
+        self.ops.append(Op(kind, [tensor], [made], version=_conversion_version(kind, tensor, made)))
+        return made
+
+    def _output(self, index: int, tensor: Tensor) -> None:
+        wanted = self.plan.outputs.get((self.graph, tensor))
+        stored = self.plan.stores.get(tensor, FLOAT)
+        if wanted is None or _same(stored, wanted):
+            return
+        key = (tensor, wanted.dtype, wanted.qparams)
+        made = self.made.get(key) or self._convert(tensor, wanted)
+        self.made[key] = made
+        self.graph.outputs[index] = made
+        if tensor not in self.graph.inputs:  # the public name belongs to what the model gives out
+            tensor.name, made.name = f"{tensor.name}/{stored.dtype.value}", tensor.name
+        for signature in self.program.signatures:
+            if signature.graph is self.graph:
+                signature.outputs = [(name, made if t is tensor else t) for name, t in signature.outputs]
+
+
+def _same(a: Form, b: Form) -> bool:
+    return a.dtype is b.dtype and a.qparams == b.qparams
+
+
+def _conversion_version(kind: str, source: Tensor, made: Tensor) -> int:
+    """Versions as in LiteRT's op_version.cc."""
+    if kind == "QUANTIZE":
+        return 2 if made.dtype is DType.INT16 else 1
+    if source.dtype in (DType.FLOAT16, DType.INT16):
+        return 3
+    if source.dtype is DType.INT8:
+        return 5 if source.qparams is not None and source.qparams.per_channel else 2
+    return 1

@@ -1,0 +1,417 @@
+"""From graph, recipe and ranges to a `Plan`: what each tensor becomes, and in words why an op stays in float.
+
+Planning edits nothing. It runs in three steps per subgraph: decide a precision for every op (`_decide`), tie the
+scales of the integer ops together into sites (`octavo.sites`), and write down in which form each tensor is stored and
+in which form each op wants it (`_forms`). `passes.apply` then puts a conversion wherever the two differ, and only
+there, so QUANTIZE and DEQUANTIZE stand at real borders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from octavo import numerics
+from octavo.errors import NotIntegerError, RecipeError, Refusal
+from octavo.graph import DType, Graph, Op, Program, Tensor
+from octavo.ops import OPS, Row, Tie
+from octavo.qtypes import INT32_BIAS, INT64_BIAS, UINT8, QParams, QType
+from octavo.recipe import Recipe, Scheme
+from octavo.sites import Range, Sites, tie_sites
+
+# Beyond this a constant stands for infinity (masks, padding of a max-pool): no useful scale holds it.
+_INFINITE = 1e30
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a tensor's values are stored: a dtype, and scale and zero point if it is quantized."""
+
+    dtype: DType
+    qparams: QParams | None = None
+    qtype: QType | None = None
+
+
+FLOAT = Form(DType.FLOAT32)
+FLOAT16 = Form(DType.FLOAT16)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of one op.
+
+    Attributes:
+      op: the op's name for messages.
+      kind: its kind ("CONV_2D").
+      precision: "int8", "int16", "dynamic", "float16", "weight_only", "float32", or "as is" for ops without floats.
+      reason: why an op that was to be quantized stays in float; "" otherwise.
+      remedy: what the user can do about it; "" if nothing.
+    """
+
+    op: str
+    kind: str
+    precision: str
+    reason: str = ""
+    remedy: str = ""
+
+
+@dataclass
+class Plan:
+    """What `passes.apply` carries out; algorithms may refine `codes` and `wants` in between.
+
+    Attributes:
+      decisions: one per op, in order.
+      stores: form in which a tensor stands in the file, for every tensor that doesn't stay as it is.
+      wants: form in which an op reads operand i, for every (op, i) that doesn't take the tensor as stored.
+      outputs: form in which a graph gives out a tensor, where it isn't as stored.
+      versions: least kernel version that an op's precision needs.
+      options: options that an op's precision needs.
+      codes: integers of a constant operand, where an algorithm chose better ones than rounding gives.
+    """
+
+    decisions: dict[Op, Decision] = field(default_factory=dict)
+    stores: dict[Tensor, Form] = field(default_factory=dict)
+    wants: dict[tuple[Op, int], Form] = field(default_factory=dict)
+    outputs: dict[tuple[Graph, Tensor], Form] = field(default_factory=dict)
+    versions: dict[Op, int] = field(default_factory=dict)
+    options: dict[Op, dict[str, object]] = field(default_factory=dict)
+    codes: dict[tuple[Op, int], np.ndarray] = field(default_factory=dict)
+
+
+def plan(program: Program, request: Recipe | Scheme, ranges: Mapping[Tensor, Range] | None = None) -> Plan:
+    """Decide what every tensor of `program` becomes.
+
+    Args:
+      program: a float model, normalised.
+      request: a recipe or a scheme.
+      ranges: lowest and highest value of each float tensor, as calibrated; needed by integer schemes. A subgraph
+        without any (the body of a loop) stays in float.
+
+    Raises:
+      NotIntegerError: integer-only was asked for and some op has no integer form; lists every such op.
+      RecipeError: a rule matches no op, or an integer scheme comes without ranges.
+    """
+    recipe = Recipe.of(request)
+    _check_rules(program, recipe)
+    if ranges is None and recipe.needs_ranges:
+        raise RecipeError("integer quantization needs ranges: pass representative data as calibration=")
+    result = Plan()
+    for graph in program.graphs:
+        _plan_graph(graph, recipe, ranges or {}, result)
+    if recipe.scheme.kind == "integer" and not recipe.scheme.fallback:
+        _refuse_floats(program, result)
+    return result
+
+
+def _check_rules(program: Program, recipe: Recipe) -> None:
+    keys = [(op.code, op.outputs[0].name if op.outputs else "") for op in program.ops()]
+    for rule in recipe.rules:
+        if not any(rule.matches(kind, name) for kind, name in keys):
+            raise RecipeError(
+                f"a rule matches no op: kind={rule.kind!r}, name={rule.name!r}; "
+                "octavo.load(...).describe() lists the kinds and names"
+            )
+
+
+def _refuse_floats(program: Program, result: Plan) -> None:
+    refusals = [
+        Refusal(decision.op, decision.reason, decision.remedy)
+        for decision in result.decisions.values()
+        if decision.precision not in ("int8", "int16", "as is")
+    ]
+    if refusals:
+        raise NotIntegerError(refusals, program.source or "the model")
+
+
+# ---------------------------------------------------------------- step 1: a precision for every op
+
+
+def _plan_graph(graph: Graph, recipe: Recipe, ranges: Mapping[Tensor, Range], result: Plan) -> None:
+    schemes = {op: recipe.scheme_for(op.code, op.outputs[0].name if op.outputs else "") for op in graph.ops}
+    decisions = {op: _decide(op, scheme, ranges) for op, scheme in schemes.items()}
+    _drop_islands(graph, decisions, _integer_borders(graph, recipe.scheme))
+    integer = {op: OPS[op.code] for op in graph.ops if decisions[op].precision in ("int8", "int16")}
+    bits = {op: 16 if decisions[op].precision == "int16" else 8 for op in integer}
+    sites = tie_sites(graph, integer, bits, ranges)
+    result.decisions.update(decisions)
+    _integer_forms(graph, integer, schemes, sites, result)
+    _float_forms(graph, decisions, schemes, result)
+    _border_forms(graph, recipe.scheme, sites, result)
+
+
+def _decide(op: Op, scheme: Scheme, ranges: Mapping[Tensor, Range]) -> Decision:
+    if not any(tensor.dtype.is_float for tensor in _operands(op)):
+        return Decision(op.name, op.code, "as is")
+    if scheme.kind == "integer":
+        assert scheme.activations is not None
+        precision = f"int{scheme.activations.bits}"
+        why = why_not_integer(op, scheme.activations.bits, ranges)
+        return Decision(op.name, op.code, *why) if why else Decision(op.name, op.code, precision)
+    if scheme.kind == "dynamic_range":
+        return _decide_dynamic(op, scheme)
+    if scheme.kind in ("float16", "weight_only") and any(_storable(t, scheme) for t in _constants(op)):
+        return Decision(op.name, op.code, scheme.kind)
+    return Decision(op.name, op.code, "float32")
+
+
+def _decide_dynamic(op: Op, scheme: Scheme) -> Decision:
+    row = OPS.get(op.code)
+    weights = _weights(op, row)
+    if row is None or row.weights is None or weights is None:
+        return Decision(op.name, op.code, "float32")
+    if row.dynamic is None:
+        reason = row.because.get("dynamic", "LiteRT has no kernel for float activations with int8 weights")
+        return Decision(op.name, op.code, "float32", reason, "weight_only() makes it small")
+    if weights.size < scheme.min_elements:
+        return Decision(op.name, op.code, "float32", f"its weights have fewer than {scheme.min_elements} elements")
+    return Decision(op.name, op.code, "dynamic")
+
+
+def why_not_integer(op: Op, bits: int, ranges: Mapping[Tensor, Range]) -> tuple[str, str, str] | None:
+    """("float32", reason, remedy) if `op` has no right integer form, else None."""
+
+    def stay(reason: str, remedy: str = "") -> tuple[str, str, str]:
+        return "float32", reason, remedy
+
+    row = OPS.get(op.code)
+    if row is None:
+        kind = "a custom op" if op.code == "CUSTOM" else "not an op that octavo can make integer"
+        return stay(kind, "replace it, or allow float for it with integer(fallback=True)")
+    if row.version(bits) is None:
+        default = f"LiteRT has no int{bits} kernel for it"
+        return stay(row.because.get(f"int{bits}", default), "replace it by ops that have one")
+    if op.option("fusedActivationFunction", 0) in (4, 5):
+        return stay("its fused activation (tanh or sign) has no integer kernel", "apply the activation as its own op")
+    problem = _operand_problem(op, row, ranges)
+    return stay(problem) if problem else None
+
+
+def _operand_problem(op: Op, row: Row, ranges: Mapping[Tensor, Range]) -> str:
+    for index, tensor in enumerate(op.inputs):
+        role = row.input_role(index)
+        if tensor is None or role == ".":
+            continue
+        if tensor.dtype is not DType.FLOAT32:
+            return f"its operand {tensor.name!r} is {tensor.dtype.value}, not float32"
+        if role in "wb" and not tensor.is_constant:
+            return f"its {'weights' if role == 'w' else 'bias'} {tensor.name!r} are computed, not constant"
+        if tensor.is_constant and not _finite(tensor):
+            return f"its constant {tensor.name!r} holds infinity, NaN or values beyond {_INFINITE:g}"
+        if not tensor.is_constant and (why := _range_problem(tensor, ranges)):
+            return why
+    for index, tensor in enumerate(op.outputs):
+        if row.output_role(index) == "a" and tensor.dtype is DType.FLOAT32 and (why := _range_problem(tensor, ranges)):
+            return why
+    return ""
+
+
+def _range_problem(tensor: Tensor, ranges: Mapping[Tensor, Range]) -> str:
+    if tensor not in ranges:
+        return f"no calibration data reached {tensor.name!r}"
+    low, high = ranges[tensor]
+    if not (-_INFINITE < low <= high < _INFINITE):
+        return f"calibration saw infinity, NaN or values beyond {_INFINITE:g} in {tensor.name!r}"
+    return ""
+
+
+def _finite(tensor: Tensor) -> bool:
+    values = tensor.values
+    return bool(np.isfinite(values).all() and (values.size == 0 or np.abs(values).max() < _INFINITE))
+
+
+def _integer_borders(graph: Graph, scheme: Scheme) -> set[Tensor]:
+    """Inputs and outputs that are integers in the written file."""
+    if scheme.kind != "integer":
+        return set()
+    inputs = graph.inputs if scheme.io.input != "float32" else []
+    outputs = graph.outputs if scheme.io.output != "float32" else []
+    return {*inputs, *outputs}
+
+
+def _drop_islands(graph: Graph, decisions: dict[Op, Decision], borders: set[Tensor]) -> None:
+    """Ops that only move values between float ops stay in float: two conversions to copy something gain nothing."""
+    producers, consumers = graph.producers(), graph.consumers()
+    moves = {op for op in graph.ops if decisions[op].precision in ("int8", "int16") and OPS[op.code].tie is Tie.SAME}
+
+    def neighbours(op: Op) -> list[Op]:
+        before = [producers[t] for t in op.inputs if t is not None and t in producers]
+        after = [reader for t in op.outputs for reader in consumers.get(t, [])]
+        return [other for other in before + after if decisions[other].precision != "as is"]
+
+    seen: set[Op] = set()
+    for start in graph.ops:
+        if start not in moves or start in seen:
+            continue
+        island, frontier, anchored = [], [start], False
+        seen.add(start)
+        while frontier:
+            op = frontier.pop()
+            island.append(op)
+            for other in neighbours(op):
+                if other in moves and other not in seen:
+                    seen.add(other)
+                    frontier.append(other)
+                anchored |= other not in moves and decisions[other].precision in ("int8", "int16")
+        touches_border = any(t in borders for op in island for t in [*op.inputs, *op.outputs] if t is not None)
+        if not anchored and not touches_border:
+            for op in island:
+                decisions[op] = Decision(op.name, op.code, "float32", "it only moves values between float ops")
+
+
+# ---------------------------------------------------------------- step 3: forms
+
+
+def _integer_forms(
+    graph: Graph, integer: Mapping[Op, Row], schemes: Mapping[Op, Scheme], sites: Sites, result: Plan
+) -> None:
+    for op, row in integer.items():
+        scheme = schemes[op]
+        assert scheme.activations is not None
+        for index, tensor in enumerate(op.inputs):
+            if tensor is None or tensor.dtype is not DType.FLOAT32:
+                continue
+            role = row.input_role(index)
+            if role == "a" or (role == "m" and not tensor.is_constant):
+                result.wants[op, index] = _activation(sites.of_use(op, index), scheme.activations)
+        for index, tensor in enumerate(op.outputs):
+            if row.output_role(index) == "a" and tensor.dtype is DType.FLOAT32:
+                result.stores[tensor] = _activation(sites.of_tensor(tensor), scheme.activations)
+        result.versions[op] = row.version(scheme.activations.bits) or 1
+        if row.weights is not None:
+            _weight_forms(op, row, scheme, result)
+        elif row.rescale_version and _rescale(op, result) >= 1:
+            result.versions[op] = row.rescale_version
+
+
+def _activation(qparams: QParams, qtype: QType) -> Form:
+    return Form(DType.INT8 if qtype.bits == 8 else DType.INT16, qparams, qtype)
+
+
+def _rescale(op: Op, result: Plan) -> float:
+    """scale(a) * scale(b) / scale(out): from 1 on, MUL needs a newer kernel."""
+    forms = [result.wants[op, 0], result.wants[op, 1], result.stores[op.outputs[0]]]
+    a, b, out = (float(form.qparams.scale[0]) for form in forms if form.qparams is not None)
+    return a * b / out
+
+
+def _weight_forms(op: Op, row: Row, scheme: Scheme, result: Plan) -> None:
+    facts, qtype = row.weights, scheme.weights
+    assert facts is not None and qtype is not None and scheme.activations is not None
+    tensor = op.inputs[facts.index]
+    if tensor is None or not tensor.is_constant:
+        return  # a computed matrix: an activation, already planned
+    bias = op.inputs[facts.bias] if facts.bias is not None and facts.bias < len(op.inputs) else None
+    data = result.wants[op, facts.data].qparams
+    assert data is not None
+    axis = facts.axis if scheme.per_channel else None
+    qparams = numerics.weight_params(tensor.values, qtype, axis)
+    qparams = numerics.widen_for_bias(qparams, float(data.scale[0]), None if bias is None else bias.values)
+    result.wants[op, facts.index] = Form(DType.INT8, qparams, qtype)
+    if bias is not None and facts.bias is not None:
+        result.wants[op, facts.bias] = _bias_form(op, row, scheme, data, qparams, bias, result)
+
+
+def _bias_form(op: Op, row: Row, scheme: Scheme, data: QParams, weights: QParams, bias: Tensor, result: Plan) -> Form:
+    """int32 with int8 activations; with int16 ones int32 where no sum can overflow it (4 times faster), else int64."""
+    assert scheme.activations is not None and scheme.weights is not None and row.weights is not None
+    params = numerics.bias_params(float(data.scale[0]), weights.scale)
+    if scheme.activations.bits == 8:
+        return Form(DType.INT32, params, INT32_BIAS)
+    kernel = op.inputs[row.weights.index]
+    assert kernel is not None
+    if row.int16_bias32 is not None:
+        codes = numerics.quantize(kernel.values, weights, scheme.weights)
+        bias_codes = numerics.quantize_bias(bias.values, params, INT64_BIAS)
+        if numerics.accumulator_fits_int32(codes, row.weights.axis, scheme.activations, 0, bias_codes):
+            result.versions[op] = row.int16_bias32
+            result.options[op] = {"quantizedBiasType": 2}  # TensorType.INT32
+            return Form(DType.INT32, params, INT32_BIAS)
+    return Form(DType.INT64, params, INT64_BIAS)
+
+
+def _float_forms(graph: Graph, decisions: Mapping[Op, Decision], schemes: Mapping[Op, Scheme], result: Plan) -> None:
+    """Ops whose activations stay float: what they read as float, and how their constants are stored."""
+    for op in graph.ops:
+        decision, scheme = decisions[op], schemes[op]
+        if decision.precision in ("int8", "int16", "as is"):
+            continue
+        for index, tensor in enumerate(op.inputs):
+            if tensor is not None and tensor.dtype is DType.FLOAT32:
+                result.wants[op, index] = FLOAT
+        if decision.precision == "dynamic":
+            _dynamic_form(op, scheme, result)
+        elif decision.precision in ("float16", "weight_only"):
+            for tensor in _constants(op):
+                if _storable(tensor, scheme):
+                    result.stores[tensor] = FLOAT16 if scheme.kind == "float16" else _stored_weights(op, tensor, scheme)
+
+
+def _dynamic_form(op: Op, scheme: Scheme, result: Plan) -> None:
+    row = OPS[op.code]
+    assert row.weights is not None and row.dynamic is not None and scheme.weights is not None
+    tensor = op.inputs[row.weights.index]
+    assert tensor is not None
+    axis = row.weights.axis if row.dynamic_per_channel else None
+    qparams = numerics.weight_params(tensor.values, scheme.weights, axis)
+    result.wants[op, row.weights.index] = Form(DType.INT8, qparams, scheme.weights)
+    result.versions[op] = row.dynamic
+    result.options[op] = dict(row.dynamic_options)
+
+
+def _stored_weights(op: Op, tensor: Tensor, scheme: Scheme) -> Form:
+    """int8 in the file, float32 in use. Per channel along the op's weight axis where it has one."""
+    assert scheme.weights is not None
+    row = OPS.get(op.code)
+    is_weights = row is not None and row.weights is not None and _weights(op, row) is tensor
+    axis = row.weights.axis if row is not None and row.weights is not None and is_weights else None
+    return Form(DType.INT8, numerics.weight_params(tensor.values, scheme.weights, axis), scheme.weights)
+
+
+def _border_forms(graph: Graph, scheme: Scheme, sites: Sites, result: Plan) -> None:
+    if scheme.kind != "integer":
+        return
+    for tensor in graph.inputs:
+        if tensor.dtype is DType.FLOAT32 and scheme.io.input != "float32" and sites.has(tensor):
+            result.stores[tensor] = _io_form(sites.of_tensor(tensor), scheme.io.input)
+    for tensor in graph.outputs:
+        if tensor.dtype is not DType.FLOAT32:
+            continue
+        quantized = scheme.io.output != "float32" and sites.has(tensor)
+        result.outputs[graph, tensor] = _io_form(sites.of_tensor(tensor), scheme.io.output) if quantized else FLOAT
+
+
+def _io_form(qparams: QParams, dtype: str) -> Form:
+    if dtype == "uint8":
+        return Form(DType.UINT8, QParams(qparams.scale, qparams.zero_point + 128), UINT8)
+    return Form(DType(dtype), qparams)
+
+
+# ---------------------------------------------------------------- small questions about ops
+
+
+def _operands(op: Op) -> list[Tensor]:
+    return [tensor for tensor in op.inputs if tensor is not None] + op.outputs
+
+
+def _constants(op: Op) -> list[Tensor]:
+    return [t for t in op.inputs if t is not None and t.is_constant and t.dtype is DType.FLOAT32]
+
+
+def _weights(op: Op, row: Row | None) -> Tensor | None:
+    """The op's constant float weights, None if it has none."""
+    if row is None or row.weights is None or row.weights.index >= len(op.inputs):
+        return None
+    tensor = op.inputs[row.weights.index]
+    constant = tensor is not None and tensor.is_constant and tensor.dtype is DType.FLOAT32
+    return tensor if constant else None
+
+
+def _storable(tensor: Tensor, scheme: Scheme) -> bool:
+    """Whether a constant gains from smaller storage: big enough, and within the range of the smaller type."""
+    if tensor.size < scheme.min_elements or tensor.extra.get("sparsity") is not None:
+        return False
+    values = tensor.values
+    limit = 65504.0 if scheme.kind == "float16" else _INFINITE
+    return bool(np.isfinite(values).all() and np.abs(values).max() <= limit)
