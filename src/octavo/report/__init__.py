@@ -1,0 +1,1 @@
+"""How results look. Nothing is computed here."""
