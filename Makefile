@@ -1,0 +1,64 @@
+# Everything runs in .venv, made from requirements.lock: all that a machine needs is make and Python 3.11 to 3.13.
+# Another interpreter: make test PYTHON=python3.13. More arguments for the command: make test ARGS="-k graph".
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format types check largest lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## Train on MNIST, quantize it each way, evaluate, print the table; the files go to octavo-demo/
+	@$(BIN)/octavo demo $(ARGS)
+
+test: $(INSTALLED) ## Run the tests, less the slow ones
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(ARGS)
+
+test-slow: $(INSTALLED) ## Run the tests that take minutes
+	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+lint: $(INSTALLED) ## Check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(INSTALLED) ## Put the formatting right
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(INSTALLED) ## Check the types
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+largest: $(INSTALLED) ## List the longest files and functions
+	@$(BIN)/python tools/largest.py
+
+check: lint types largest ## lint, types and largest
+
+# uv reads the resolver's rules for three Python versions at once, which pip can't; it lives in a folder of its own.
+lock: ## Resolve the dependencies anew into requirements.lock
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder"; \
+	"$$folder/bin/python" -m pip --disable-pip-version-check install --quiet uv; \
+	"$$folder/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
+	  --all-extras --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+	  pyproject.toml --output-file requirements.lock
+
+clean: ## Remove .venv and all that was built
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis octavo-demo
+	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@python=$(PYTHON); if [ -x $(BIN)/python ]; then python=$(BIN)/python; fi; \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "octavo needs Python 3.11 to 3.13, and $$python is $$("$$python" --version 2>&1)." \
+	    "Run 'make clean', then name another: make PYTHON=python3.12" >&2; exit 1; }
+	@if [ ! -x $(BIN)/python ]; then echo "Setting up $(VENV)"; $(PYTHON) -m venv $(VENV); fi
+	@echo "Installing requirements.lock (a minute or two)"
+	@$(PIP) install --quiet --require-hashes -r requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,129 @@
+"""octavo: fold a model to eight bits, and see what it cost.
+
+Names are imported when they are first used (PEP 562), so that `import octavo` costs nothing, NumPy included.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from octavo.api import convert, load, quantize
+    from octavo.compare import Comparison, compare
+    from octavo.errors import (
+        ConversionError,
+        DataError,
+        GraphError,
+        MissingDependencyError,
+        ModelFileError,
+        NotIntegerError,
+        OctavoError,
+        RecipeError,
+        Refusal,
+        RunError,
+    )
+    from octavo.model import Model
+    from octavo.recipe import (
+        IO,
+        Recipe,
+        Rule,
+        Scheme,
+        dynamic_range,
+        float16,
+        integer,
+        keep_float,
+        weight_only,
+    )
+    from octavo.runtime.evaluate import Evaluation, evaluate
+    from octavo.runtime.runner import Runner
+
+__version__ = "0.1.0"
+
+# Module -> the public names that it defines.
+_PUBLIC = {
+    "octavo.api": ("convert", "load", "quantize"),
+    "octavo.compare": ("Comparison", "compare"),
+    "octavo.errors": (
+        "ConversionError",
+        "DataError",
+        "GraphError",
+        "MissingDependencyError",
+        "ModelFileError",
+        "NotIntegerError",
+        "OctavoError",
+        "RecipeError",
+        "Refusal",
+        "RunError",
+    ),
+    "octavo.model": ("Model",),
+    "octavo.recipe": (
+        "IO",
+        "Recipe",
+        "Rule",
+        "Scheme",
+        "dynamic_range",
+        "float16",
+        "integer",
+        "keep_float",
+        "weight_only",
+    ),
+    "octavo.runtime.evaluate": ("Evaluation", "evaluate"),
+    "octavo.runtime.runner": ("Runner",),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [
+    "IO",
+    "Comparison",
+    "ConversionError",
+    "DataError",
+    "Evaluation",
+    "GraphError",
+    "MissingDependencyError",
+    "Model",
+    "ModelFileError",
+    "NotIntegerError",
+    "OctavoError",
+    "Recipe",
+    "RecipeError",
+    "Refusal",
+    "Rule",
+    "RunError",
+    "Runner",
+    "Scheme",
+    "__version__",
+    "compare",
+    "convert",
+    "dynamic_range",
+    "evaluate",
+    "float16",
+    "integer",
+    "keep_float",
+    "load",
+    "quantize",
+    "weight_only",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'octavo' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+class _Package(ModuleType):
+    """Keeps `octavo.compare` the function: importing octavo/compare.py would put the module in its place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
