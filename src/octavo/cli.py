@@ -1,0 +1,299 @@
+"""The command line: reads arguments, calls the library, prints. No decision about models is made here.
+
+Libraries that take long to import are imported inside the commands, so that `--help` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+import octavo
+from octavo.console import (
+    PATH,
+    Batch,
+    Commands,
+    check_folder,
+    check_output,
+    data_option,
+    debug_option,
+    force_option,
+    one_line,
+    output_option,
+    run,
+    samples_option,
+)
+from octavo.errors import DataError, NotIntegerError
+from octavo.report.terminal import show as show_result
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from octavo.model import Model
+    from octavo.recipe import Scheme
+
+# --to and the function of octavo.recipe that makes its scheme.
+_SCHEMES = {
+    "float16": "float16",
+    "dynamic-range": "dynamic_range",
+    "weight-only": "weight_only",
+    "integer": "integer",
+    "integer-only": "integer",
+}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(octavo.__version__, prog_name="octavo")
+@debug_option
+def cli() -> None:
+    """Quantize models to small integer .tflite files, and see what it cost.
+
+    \b
+    Start with
+      octavo demo                train, quantize and compare on MNIST
+      octavo COMMAND --help      what a command does, with an example
+
+    Exit status: 0 done, 1 the input or the request was wrong, 2 usage.
+    """
+
+
+@cli.command(short_help="Train on MNIST, quantize each way, and compare.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=PATH,
+    default=Path("octavo-demo"),
+    show_default=True,
+    help="Folder for the files; those of an earlier run are replaced.",
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the training: on one machine the same seed gives the same files.",
+)
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=PATH,
+    help="Folder that holds MNIST. By default the repository's copy; without one, Keras downloads it.",
+)
+@debug_option
+def demo(out: Path, seed: int, data: Path | None) -> None:
+    """Train a small model on MNIST, quantize it each way, and compare the files on the 10,000 test images.
+
+    Writes the .tflite files and results.json. Takes a minute or so on two cores, and needs octavo[keras].
+
+    \b
+    Example:
+      octavo demo --out octavo-demo --seed 0
+    """
+    from octavo import demo as story
+
+    comparison = story.run(out, seed, data, True)
+    show_result(comparison)
+    click.echo(f"The .tflite files and results.json are in {out}")
+
+
+@cli.command(short_help="Turn a .keras file into a float .tflite file.")
+@click.argument("source", type=PATH)
+@output_option
+@click.option(
+    "--batch",
+    metavar="N|none",
+    type=Batch(),
+    default=1,
+    show_default=True,
+    help="Batch size in the file; 'none' keeps it dynamic where the model allows.",
+)
+@debug_option
+def convert(source: Path, output: Path, batch: int | None, force: bool) -> None:
+    """Turn SOURCE, a .keras or .tflite file, into a float .tflite file.
+
+    \b
+    Example:
+      octavo convert model.keras -o model.tflite
+    """
+    check_output(output, force)
+    model = octavo.convert(source, batch=batch)
+    _save(model, output)
+
+
+@cli.command(short_help="Make a model smaller.")
+@click.argument("model", type=PATH)
+@output_option
+@click.option("--to", required=True, type=click.Choice(list(_SCHEMES)), help="What to make; see above.")
+@data_option("Representative samples, for integer and integer-only.")
+@samples_option
+@click.option(
+    "--io",
+    metavar="SPEC",
+    help="Types of inputs and outputs: uint8, int8, float32, or input=uint8,output=float32. "
+    "By default float32 for integer, and int8 for integer-only.",
+)
+@debug_option
+def quantize(model: Path, output: Path, to: str, data: Path | None, samples: int, io: str | None, force: bool) -> None:
+    """Make MODEL, a .tflite or .keras file, smaller, and print what became of its ops.
+
+    \b
+    --to float16        float16 weights: half the bytes
+    --to dynamic-range  int8 weights, activations quantized at run time
+    --to weight-only    int8 weights, float arithmetic
+    --to integer        int8 weights and activations; an op that can't be
+                        int8 stays in float, and the summary says why
+    --to integer-only   the same, but such an op is an error
+
+    \b
+    Examples:
+      octavo quantize model.keras -o small.tflite --to dynamic-range
+      octavo quantize model.tflite -o small.tflite --to integer --data train.npz
+    """
+    scheme = _scheme(to, io)
+    if scheme.kind == "integer" and data is None:
+        raise click.UsageError(f"--to {to} needs representative samples: give --data FILE.npz")
+    check_output(output, force)
+    loaded = _load(model)
+    calibration = None if data is None else _first(_samples(data, loaded, "train")[0], samples)
+    small = octavo.quantize(loaded, scheme, calibration, progress=True)
+    show_result(small.summary())
+    _save(small, output)
+
+
+@cli.command(short_help="Measure a model's accuracy on LiteRT.")
+@click.argument("model", type=PATH)
+@data_option("Samples and labels.", required=True)
+@click.option(
+    "--kernels",
+    type=click.Choice(["xnnpack", "builtin", "reference"]),
+    default="xnnpack",
+    show_default=True,
+    help="LiteRT's kernels: the CPU's default, the optimized ones without XNNPACK, or the plain ones.",
+)
+@click.option("--threads", metavar="N", type=click.IntRange(1), help="Threads inside one run of the model.")
+@debug_option
+def evaluate(model: Path, data: Path, kernels: str, threads: int | None) -> None:
+    """Run MODEL, a .tflite or .keras file, on every sample with LiteRT and print its top-1 accuracy.
+
+    \b
+    Example:
+      octavo evaluate small.tflite --data test.npz
+    """
+    loaded = _load(model)
+    x, y = _samples(data, loaded, "test")
+    if y is None:
+        raise DataError(f"{data} has no labels: add an array y with the class of each sample")
+    result = octavo.evaluate(loaded, x, y, kernels=kernels, threads=threads, progress=True)
+    click.echo(f"accuracy {result.accuracy:.2%} over {result.count:,} samples")
+
+
+@cli.command(short_help="Make every variant of a model and print the table.")
+@click.argument("model", type=PATH)
+@data_option("Samples and labels; the first samples also calibrate.", required=True)
+@click.option("-o", "--out", metavar="DIR", type=PATH, help="Folder for the .tflite files and results.json.")
+@click.option(
+    "--io",
+    metavar="SPEC",
+    default="uint8",
+    show_default=True,
+    help="Types of inputs and outputs of the integer-only variant: uint8, int8, or input=uint8,output=int8.",
+)
+@samples_option
+@force_option
+@debug_option
+def compare(model: Path, data: Path, out: Path | None, io: str, samples: int, force: bool) -> None:
+    """Make every variant of MODEL, a .tflite or .keras file, evaluate each on --data, and print the table.
+
+    Without labels in the file, the variants are compared with the float model only.
+
+    \b
+    Example:
+      octavo compare model.keras --data test.npz -o compared
+    """
+    if out is not None:
+        check_folder(out, force)
+    from octavo.api import variants
+
+    loaded = _load(model)
+    x, y = _samples(data, loaded, "test")
+    made: dict[str, Model] = {}
+    refused: NotIntegerError | None = None
+    try:
+        for name, variant in variants(loaded, _first(x, samples), io=io, progress=True):
+            made[name] = variant
+    except NotIntegerError as error:  # integer-only comes last, and the others are worth their table
+        refused = error
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, variant in made.items():
+            variant.save(out / f"{name}.tflite")
+        if refused is not None:
+            (out / "integer_only.tflite").unlink(missing_ok=True)  # of an earlier run
+    comparison = octavo.compare(made, x, y, progress=True)
+    show_result(comparison)
+    if out is not None:
+        comparison.to_json(out / "results.json", dataset=data.stem)
+        click.echo(f"The .tflite files and results.json are in {out}")
+    if refused is not None:
+        click.echo(f"octavo: integer_only is missing: {one_line(refused)}", err=True)
+
+
+@cli.command(short_help="Print a model's graph as a table.")
+@click.argument("model", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON: a list with an object for each op.")
+@debug_option
+def show(model: Path, as_json: bool) -> None:
+    """Print the graph of MODEL, a .tflite or .keras file: each op with its name, shapes, types and scales.
+
+    \b
+    Example:
+      octavo show small.tflite
+    """
+    table = _load(model).describe()
+    if as_json:
+        titles = [column.title for column in table.columns]
+        click.echo(json.dumps([dict(zip(titles, row, strict=True)) for row in table.rows], indent=2))
+    else:
+        show_result(table)
+
+
+def _scheme(to: str, io: str | None) -> Scheme:
+    """The scheme that --to and --io ask for."""
+    from octavo import recipe
+
+    make = getattr(recipe, _SCHEMES[to])
+    if make is recipe.integer:
+        return make(fallback=to == "integer", io=io)
+    if io is not None:
+        raise click.UsageError(f"--to {to} keeps inputs and outputs in float: leave out --io")
+    return make()
+
+
+def _load(path: Path) -> Model:
+    return octavo.convert(path) if path.suffix == ".keras" else octavo.load(path)
+
+
+def _samples(path: Path, model: Model, split: Literal["test", "train"]) -> tuple[dict[str, np.ndarray], Any]:
+    """Samples by input name, and the labels or None, from an .npz file."""
+    from octavo.datasets.npz import load_npz_inputs
+
+    return load_npz_inputs(path, [port.name for port in octavo.Runner(model).inputs], split)
+
+
+def _first(x: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    return {name: array[:count] for name, array in x.items()}
+
+
+def _save(model: Model, path: Path) -> None:
+    model.save(path)
+    click.echo(f"{path}: {model.nbytes:,} bytes")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `octavo`; see `octavo.console.run`."""
+    return run(cli, arguments)

@@ -1,0 +1,154 @@
+"""What every command shares: options, how it refuses, and how it fails. The commands themselves are in `cli`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from octavo.errors import ModelFileError, OctavoError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass
+class Run:
+    """What `run` must know of the arguments when a command fails."""
+
+    debug: bool = False
+
+
+class Commands(click.Group):
+    """Lists the commands in the order in which one needs them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+class Batch(click.ParamType):
+    """A positive number, or "none" for a dynamic batch."""
+
+    name = "N|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        text = str(value).lower()
+        if text == "none":
+            return None
+        if not text.isdecimal() or int(text) < 1:
+            self.fail(f"{value!r} is neither a number above 0 nor 'none'.", param, ctx)
+        return int(text)
+
+
+# Whether a path exists is left to the library: its messages say more, and a missing file is no mistake of usage.
+PATH = click.Path(path_type=Path)
+
+
+def debug_option(command: Command) -> Command:
+    """The flag --debug, which may stand before or after a command's name."""
+
+    def note(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        run = ctx.ensure_object(Run)
+        run.debug = run.debug or value
+
+    what = "Show the traceback of an error."
+    return click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=note, help=what)(command)
+
+
+def data_option(purpose: str, required: bool = False) -> Callable[[Command], Command]:
+    """The option --data FILE.npz."""
+    what = f"{purpose} An .npz file with arrays x and y; several inputs each by its name."
+    return click.option("--data", metavar="FILE.npz", type=PATH, required=required, help=what)
+
+
+def samples_option(command: Command) -> Command:
+    """The option --samples."""
+    what = "Calibrate with the first N samples of --data."
+    number = click.IntRange(1)
+    return click.option("--samples", metavar="N", type=number, default=100, show_default=True, help=what)(command)
+
+
+def output_option(command: Command) -> Command:
+    """The options --output and --force of a command that writes one file."""
+    what = "The .tflite file to write."
+    return click.option("-o", "--output", metavar="OUT", type=PATH, required=True, help=what)(force_option(command))
+
+
+def force_option(command: Command) -> Command:
+    """The flag --force."""
+    return click.option("--force", is_flag=True, help="Overwrite what exists.")(command)
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Find that a file can't be written before the work, not after it.
+
+    Raises:
+      ModelFileError: it exists and `force` is false, it is a folder, or its folder is missing.
+    """
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise ModelFileError(f"can't write {path}: there is no folder {path.parent}")
+    if path.exists() and not force:
+        raise ModelFileError(f"{path} exists: give another name, or --force to overwrite it")
+
+
+def check_folder(path: Path, force: bool) -> None:
+    """The same for a folder of several files, which may be new or empty."""
+    if path.exists() and not path.is_dir():
+        raise ModelFileError(f"{path} is a file: name a folder")
+    if path.is_dir() and any(path.iterdir()) and not force:
+        raise ModelFileError(f"{path} isn't empty: name another folder, or --force to overwrite files in it")
+
+
+def run(commands: click.Group, arguments: Sequence[str] | None) -> int:
+    """Run a command line, printing what went wrong on one line.
+
+    Args:
+      commands: the command line.
+      arguments: what follows the program's name; None takes them from `sys.argv`.
+
+    Returns:
+      exit status: 0 done, 1 the input or the request was wrong, 2 usage, 130 interrupted.
+    """
+    state = Run()
+    try:
+        status = commands.main(args=arguments, prog_name="octavo", obj=state, standalone_mode=False)
+        sys.stdout.flush()  # here, where a closed pipe is caught
+        return status if isinstance(status, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        if state.debug:
+            traceback.print_exc()
+        return _report(error)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, on one line."""
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, MemoryError):
+        message = "out of memory"
+    elif not isinstance(error, OctavoError):
+        message = f"unexpected {type(error).__name__}: {message} (--debug shows where; please report it)"
+    return " ".join(message.split())
+
+
+def _report(error: BaseException) -> int:
+    """Tell the user what went wrong; returns the exit status."""
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        click.echo("octavo: interrupted", err=True)
+        return 130
+    if isinstance(error, BrokenPipeError):  # the reader (`| head`) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
+        return 1
+    click.echo(f"octavo: error: {one_line(error)}", err=True)
+    return 1
