@@ -123,6 +123,28 @@ def variants_table(rows: Sequence[Mapping[str, Any]], reference: str | None = No
     return Table(columns, cells, title)
 
 
+def layers_table(rows: Sequence[Mapping[str, Any]], limit: int = 20) -> Table:
+    """The layers of an inspection, in the order given; at most `limit` of them."""
+    columns = [
+        Column("layer", style="bold"), Column("op"), Column("own error", True, "red"), Column("inherited", True),
+        Column("total", True), Column("range", True), Column("why"),
+    ]  # fmt: skip
+    cells = [
+        (
+            row["layer"],
+            row["kind"],
+            f"{row['own']:.2%}",
+            f"{row['inherited']:.2%}",
+            f"{row['total']:.2%}",
+            f"{row['low']:.3g} to {row['high']:.3g}",
+            row["cause"] or None,
+        )
+        for row in rows[:limit]
+    ]
+    more = f", the worst {limit} of {len(rows)}" if len(rows) > limit else ""
+    return Table(columns, cells, f"Error of each layer, relative to its output{more}")
+
+
 def _number(value: float | None, form: str, factor: float = 1) -> str | None:
     return None if value is None else form.format(value * factor)
 
