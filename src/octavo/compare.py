@@ -6,21 +6,28 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from octavo import numerics
+from octavo import numerics, tflite
 from octavo.errors import DataError
+from octavo.footprint import arena_bytes, bytes_by_kind
 from octavo.graph.queries import float_tensors
+from octavo.metrics import classes_of, higher_is_better, metric_name, metric_of, per_sample
+from octavo.pairing import Flip, Result, flips_of, interval_of, paired
 from octavo.progress import task
-from octavo.runtime.evaluate import Metric, evaluate, top1
-from octavo.runtime.latency import measure
-from octavo.runtime.runner import Outputs, Runner
+from octavo.provenance import versions
+from octavo.runtime.evaluate import Metric, class_numbers, evaluate, top1
+from octavo.runtime.latency import Latency, measure
+from octavo.runtime.runner import Outputs
 from octavo.runtime.session import Kernels, ModelLike, Port, model_bytes, model_path
+from octavo.runtime.workers import runner_for_many
 from octavo.tflite.files import write_whole
+
+SIGNIFICANT = 0.05  # p-values below are called more than noise
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,22 @@ class Variant:
       samples: how many samples were run.
       input_dtype, output_dtype: as the file has them; several are joined with a comma.
       integer_only: no float tensor in any subgraph of the file.
-      latency_ms_median: of one invocation at the file's own batch size, one thread; None if not measured.
+      latency_ms_median: of one invocation at the file's own batch size; None if not measured.
       sqnr_db: signal to quantization noise ratio of the outputs against the reference's, inf if identical; the worst of
         several outputs. None for the reference itself and where the outputs have other shapes.
       agreement: share of samples with the reference's largest output; None too where an output is no vector of classes.
       max_error: largest absolute difference of an output value from the reference's.
+      cosine: cosine of the angle between the outputs and the reference's; the worst of several outputs.
+      accuracy_low, accuracy_high: 95 % confidence interval of `accuracy`: Wilson's for right and wrong, else the
+        mean's. None for a metric that doesn't tell single samples.
+      lost, gained: samples that only the reference has right, and that only this variant has right.
+      p_value: chance of a difference in accuracy at least as large if neither model were better: McNemar's exact test
+        on `lost` and `gained`, or flipped signs for other metrics. None where single samples aren't known.
+      latency_ms_low, latency_ms_high: 95 % confidence interval of the median.
+      latency_ms_p90: nine in ten invocations are faster.
+      ops, delegated_ops: ops in the main subgraph as LiteRT prepared it, and how many of them XNNPACK runs.
+      bytes_by_kind: bytes of "weights", "biases", "constants", "metadata", "structure"; they sum up to `bytes`.
+      arena_bytes_estimated: memory for activations, estimated (see `octavo.footprint.arena_bytes`).
     """
 
     name: str
@@ -54,6 +72,33 @@ class Variant:
     sqnr_db: float | None = None
     agreement: float | None = None
     max_error: float | None = None
+    cosine: float | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
+    lost: int | None = None
+    gained: int | None = None
+    p_value: float | None = None
+    latency_ms_low: float | None = None
+    latency_ms_high: float | None = None
+    latency_ms_p90: float | None = None
+    ops: int | None = None
+    delegated_ops: int | None = None
+    bytes_by_kind: Mapping[str, int] | None = None
+    arena_bytes_estimated: int | None = None
+
+    @property
+    def more_than_noise(self) -> bool | None:
+        """Whether its accuracy differs from the reference's by more than chance explains (p < 0.05)."""
+        return None if self.p_value is None else self.p_value < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was compared, kept for the report: nothing is copied."""
+
+    models: Mapping[str, ModelLike]
+    x: Any
+    progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,11 +109,18 @@ class Comparison:
       rows: one for each variant, in the order given.
       reference: name of the variant that the others are compared with.
       metric: name of the metric behind `accuracy`.
+      flips: samples on which a variant and the reference part, in the order of variants and samples.
+      higher_is_better: whether a larger value of the metric is a better one.
+      settings: how it was measured: kernels, threads, versions.
     """
 
     rows: tuple[Variant, ...]
     reference: str
     metric: str
+    flips: tuple[Flip, ...] = ()
+    higher_is_better: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    subject: Subject | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Variant]:
         return iter(self.rows)
@@ -88,7 +140,8 @@ class Comparison:
         Infinite and undefined ratios are None; `max_error` of 0 tells identical outputs from incomparable ones.
         """
         variants = [{key: _plain(value) for key, value in asdict(row).items()} for row in self.rows]
-        return {**header, "metric": self.metric, "reference": self.reference, "variants": variants}
+        told = {"metric": self.metric, "reference": self.reference, "settings": dict(self.settings)}
+        return {**header, **told, "variants": variants, "flips": [asdict(flip) for flip in self.flips]}
 
     def to_json(self, path: str | os.PathLike[str], **header: Any) -> Path:
         """Write `as_dict(**header)`, for example with dataset="mnist", seed=0. Whole or not at all.
@@ -100,6 +153,23 @@ class Comparison:
         text = json.dumps(self.as_dict(**header), indent=2, allow_nan=False) + "\n"
         write_whole(target, [text.encode()], overwrite=True)
         return target
+
+    def to_html(self, path: str | os.PathLike[str], title: str = "", **header: Any) -> Path:
+        """Write one page that shows all of this: it works offline, and holds no link to anything outside.
+
+        Args:
+          path: the `.html` file to write, whole or not at all.
+          title: what was compared, for the page's headline.
+          header: what else belongs to the record, such as dataset="mnist", seed=0, command="octavo demo".
+
+        Raises:
+          MissingDependencyError: the libraries of `octavo[report]` aren't installed.
+          ModelFileError: the file can't be written.
+          RunError: LiteRT refuses to run a model with its inside shown.
+        """
+        from octavo.report.page import write_page
+
+        return write_page(self, Path(path), title, header)
 
     def __str__(self) -> str:
         return str(self._table())
@@ -117,11 +187,12 @@ def compare(
     models: Mapping[str, ModelLike],
     x: Any,
     y: Any = None,
-    metric: Metric = top1,
+    metric: Metric | str = top1,
     reference: str | None = None,
     progress: bool = False,
     latency: bool = True,
     kernels: Kernels | str = "xnnpack",
+    threads: int | None = 1,
 ) -> Comparison:
     """Run variants of one model on the same samples.
 
@@ -129,14 +200,15 @@ def compare(
       models: name -> `.tflite` bytes, path or `octavo.Model`.
       x: samples, as `Runner` takes them; read once for each variant, so no iterator.
       y: one label for each sample; None compares with the reference only.
-      metric: as in `evaluate`.
+      metric: "top1", "top5", "mean_absolute_error", a `octavo.metrics.PerSample`, or a function (outputs, y) -> float.
       reference: which variant the others are compared with; the first if None.
       progress: show progress bars.
       latency: measure latencies too (up to 2 s for each variant).
       kernels: see `octavo.runtime.Session`.
+      threads: threads inside one invocation while latencies are measured.
 
     Raises:
-      DataError: no models, an unknown reference, or data that doesn't fit a model.
+      DataError: no models, an unknown reference or metric, or data that doesn't fit a model.
       RunError: LiteRT refuses a model; the message has its name.
     """
     if not models:
@@ -146,19 +218,33 @@ def compare(
     base = next(iter(models)) if reference is None else reference
     if base not in models:
         raise DataError(f"reference {base!r} is none of the models {list(models)}")
+    metric = metric_of(metric)
     rows: dict[str, Variant] = {}
-    expected: Outputs | None = None
+    flips: dict[str, list[Flip]] = {}
+    expected: Result | None = None
     with task("comparing", len(models) + latency, progress) as work:
         for name in [base, *(n for n in models if n != base)]:
-            row, outputs = _run(name, models[name], x, y, metric, kernels, progress)
-            rows[name] = row if expected is None else replace(row, **_against(expected, outputs))
-            expected = outputs if expected is None else expected
+            row, result = _run(name, models[name], x, y, metric, kernels, progress)
+            if expected is None:
+                expected = result
+            else:
+                row = replace(row, **_against(expected.outputs, result.outputs), **paired(expected, result))
+                flips[name] = flips_of(name, expected, result)
+            rows[name] = row
             work.advance()
         if latency:
-            for name, found in measure(models, kernels=kernels).items():
-                rows[name] = replace(rows[name], latency_ms_median=found.median)
+            for name, found in measure(models, kernels=kernels, threads=threads).items():
+                rows[name] = replace(rows[name], **_timed(found))
             work.advance()
-    return Comparison(tuple(rows[n] for n in models), base, getattr(metric, "__name__", type(metric).__name__))
+    return Comparison(
+        tuple(rows[n] for n in models),
+        base,
+        metric_name(metric),
+        tuple(flip for n in models for flip in flips.get(n, [])),
+        higher_is_better(metric),
+        {"kernels": str(kernels), "threads": threads, **versions()},
+        Subject(models, x, progress),
+    )
 
 
 def integer_only(model: ModelLike) -> bool:
@@ -167,24 +253,25 @@ def integer_only(model: ModelLike) -> bool:
     Raises:
       ModelFileError: the file can't be read.
     """
-    from octavo import tflite
-
     return not float_tensors(tflite.read(model_bytes(model)))
 
 
 def _run(
     name: str, model: ModelLike, x: Any, y: Any, metric: Metric, kernels: Kernels | str, progress: bool
-) -> tuple[Variant, Outputs]:
+) -> tuple[Variant, Result]:
     data = model_bytes(model)
     path = model_path(model)
-    runner = Runner(data, kernels, name=name)
+    runner = runner_for_many(data, kernels, name=name)
+    single = None if y is None else per_sample(metric)
     if y is None:
-        outputs, accuracy = runner.predict(x, progress), None
+        outputs, accuracy, each = runner.predict(x, progress), None, None
     else:
         result = evaluate(runner, x, y, metric, progress=progress, keep_outputs=True)
         assert result.outputs is not None
         outputs, accuracy = result.outputs, result.accuracy
+        each = None if single is None else single.each(outputs, np.asarray(y))
     first = next(iter(outputs.values())) if isinstance(outputs, dict) else outputs
+    program = tflite.read(data)
     row = Variant(
         name,
         path.name if path else None,
@@ -193,9 +280,28 @@ def _run(
         len(first),
         _dtypes(runner.inputs),
         _dtypes(runner.outputs),
-        integer_only(data),
+        not float_tensors(program),
+        bytes_by_kind=asdict(bytes_by_kind(program, len(data))),
+        arena_bytes_estimated=arena_bytes(program.main),
+        **interval_of(each),
     )
-    return row, outputs
+    classes = classes_of(outputs)
+    labels = None
+    if classes is not None and y is not None and each is not None and each.dtype == bool and each.size == classes.size:
+        labels = class_numbers(np.asarray(y), classes.size, first.shape[-1])
+    return row, Result(outputs, each, classes, labels)
+
+
+def _timed(found: Latency) -> dict[str, Any]:
+    delegation = found.delegation
+    return {
+        "latency_ms_median": found.median,
+        "latency_ms_low": found.low,
+        "latency_ms_high": found.high,
+        "latency_ms_p90": found.p90,
+        "ops": None if delegation is None else delegation.ops,
+        "delegated_ops": None if delegation is None else delegation.delegated,
+    }
 
 
 def _against(reference: Outputs, outputs: Outputs) -> dict[str, float | None]:
@@ -212,6 +318,7 @@ def _against(reference: Outputs, outputs: Outputs) -> dict[str, float | None]:
         "sqnr_db": min(numerics.sqnr_db(a, b) for a, b in pairs),
         "agreement": agreement,
         "max_error": float(max(errors, default=0.0)),
+        "cosine": min(numerics.cosine(a, b) for a, b in pairs),
     }
 
 

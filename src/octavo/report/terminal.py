@@ -114,6 +114,7 @@ def variants_table(rows: Sequence[Mapping[str, Any]], reference: str | None = No
 
     add(Column("accuracy", True, "green"), [_number(row.get("accuracy"), "{:.2f} %", 100) for row in rows])
     add(Column("points", True), [None if row is base else _difference(row, base) for row in rows])
+    add(Column("p", True), [_number(row.get("p_value"), "{:.2g}") for row in rows])
     add(Column("SQNR", True), [_number(row.get("sqnr_db"), "{:.1f} dB") for row in rows])
     add(Column("agrees", True), [_number(row.get("agreement"), "{:.2f} %", 100) for row in rows])
     add(Column("latency", True, "cyan"), [_number(row.get("latency_ms_median"), "{:.3f} ms") for row in rows])

@@ -13,6 +13,7 @@ from octavo.errors import DataError
 from octavo.progress import task
 from octavo.runtime.runner import Outputs, Runner
 from octavo.runtime.session import Kernels, ModelLike
+from octavo.runtime.workers import runner_for_many
 
 Metric = Callable[[Any, np.ndarray], float]
 
@@ -103,7 +104,7 @@ def evaluate(
       y: one label for each sample.
       metric: `metric(outputs, y) -> float` over all samples; outputs are real values, a dict if there are several.
       kernels: see `octavo.runtime.Session`.
-      threads: likewise.
+      threads: likewise; None runs samples at the same time on all cores where that pays.
       progress: show a progress bar.
       keep_outputs: put the outputs into the result.
 
@@ -111,7 +112,7 @@ def evaluate(
       DataError: no samples, x and y of different lengths, or samples that don't fit the model.
       RunError: LiteRT refuses the model.
     """
-    runner = model if isinstance(model, Runner) else Runner(model, kernels, threads)
+    runner = model if isinstance(model, Runner) else runner_for_many(model, kernels, threads)
     start = time.perf_counter()
     if y is None:
         outputs, labels = _run_batches(runner, x, progress)

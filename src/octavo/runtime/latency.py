@@ -1,4 +1,7 @@
-"""How long one invocation takes, fairly between variants of a model."""
+"""How long one invocation takes, fairly between variants of a model; and how much of it XNNPACK takes over.
+
+LiteRT's Python interface has no per-op profile, so there is none here.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 
 from octavo.errors import DataError
 from octavo.runtime.session import Kernels, ModelLike, Port, Session
+from octavo.statistics import median_interval
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,29 @@ class Latency:
     Attributes:
       median, p10, p90: quantiles over `runs` timed invocations.
       runs: how many were timed; fewer than asked for if the time budget ran out.
+      low, high: 95 % confidence interval of the median.
+      delegation: what XNNPACK took over; None where LiteRT doesn't tell.
     """
 
     median: float
     p10: float
     p90: float
     runs: int
+    low: float
+    high: float
+    delegation: Delegation | None = None
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """How many ops of the main subgraph there are, and how many XNNPACK runs."""
+
+    ops: int
+    delegated: int
+
+    @property
+    def share(self) -> float:
+        return self.delegated / self.ops if self.ops else 0.0
 
 
 # A model that has waited finds the caches full of others' data. So short invocations are timed in bursts, after one
@@ -106,7 +127,7 @@ def measure(
             contestant.turn(runs)
         waiting = deque(c for c in waiting if len(c.times) < runs and (c.spent < budget or len(c.times) < 3))
         waiting.rotate(1)
-    return {name: _summary(contestant.times) for name, contestant in contestants.items()}
+    return {name: _summary(contestant) for name, contestant in contestants.items()}
 
 
 def random_input(port: Port, rng: np.random.Generator) -> np.ndarray:
@@ -130,6 +151,34 @@ def _enter(name: str, model: ModelLike, kernels: Kernels | str, threads: int | N
     return _Contestant(session, [random_input(p, rng) for p in session.inputs])
 
 
-def _summary(times: list[int]) -> Latency:
-    p10, median, p90 = np.quantile(np.array(times) / 1e6, [0.1, 0.5, 0.9])
-    return Latency(float(median), float(p10), float(p90), len(times))
+def _summary(contestant: _Contestant) -> Latency:
+    took = np.array(contestant.times) / 1e6
+    p10, median, p90 = np.quantile(took, [0.1, 0.5, 0.9])
+    interval = median_interval(took)
+    return Latency(
+        float(median), float(p10), float(p90), took.size, interval.low, interval.high, delegation(contestant.session)
+    )
+
+
+def delegation(session: Session) -> Delegation | None:
+    """Which share of the ops XNNPACK took over; None where LiteRT doesn't tell.
+
+    LiteRT lists the file's ops and, behind them, one op for each part that it gave away, with the tensors that go in
+    and come out. The ops in between, found backwards from what comes out, are that part.
+    """
+    details = getattr(session.interpreter, "_get_ops_details", None)
+    if details is None:
+        return None
+    listed = [(op["op_name"], list(op["inputs"]), list(op["outputs"])) for op in details()]
+    makers = {tensor: i for i, (name, _, out) in enumerate(listed) if name != "DELEGATE" for tensor in out}
+    taken: set[int] = set()
+    for name, inputs, outputs in listed:
+        if name != "DELEGATE":
+            continue
+        borders, waiting = set(inputs), list(outputs)
+        while waiting:
+            maker = makers.get(waiting.pop())
+            if maker is not None and maker not in taken:
+                taken.add(maker)
+                waiting += [tensor for tensor in listed[maker][1] if tensor not in borders]
+    return Delegation(sum(name != "DELEGATE" for name, _, _ in listed), len(taken))

@@ -179,6 +179,11 @@ class Session:
         except (ValueError, RuntimeError) as error:
             raise self._refused("can't run it", error) from None
 
+    @property
+    def interpreter(self) -> Any:
+        """LiteRT's own object, for questions that a session doesn't answer."""
+        return self._interpreter
+
     def reset(self) -> None:
         """Set the state of variable tensors back to zero."""
         self._interpreter.reset_all_variables()
