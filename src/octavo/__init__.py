@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         Refusal,
         RunError,
     )
+    from octavo.inspect import Inspection, inspect
+    from octavo.marks import fake_quant
     from octavo.model import Model
     from octavo.recipe import (
         IO,
@@ -56,6 +58,8 @@ _PUBLIC = {
         "Refusal",
         "RunError",
     ),
+    "octavo.inspect": ("Inspection", "inspect"),
+    "octavo.marks": ("fake_quant",),
     "octavo.model": ("Model",),
     "octavo.recipe": (
         "IO",
@@ -80,6 +84,7 @@ __all__ = [
     "DataError",
     "Evaluation",
     "GraphError",
+    "Inspection",
     "MissingDependencyError",
     "Model",
     "ModelFileError",
@@ -97,7 +102,9 @@ __all__ = [
     "convert",
     "dynamic_range",
     "evaluate",
+    "fake_quant",
     "float16",
+    "inspect",
     "integer",
     "keep_float",
     "load",
@@ -127,3 +134,8 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+# Loading a model that was saved in training needs `import octavo` and no more; Keras itself isn't imported here.
+from octavo.qat.registration import register  # noqa: E402
+
+register()
