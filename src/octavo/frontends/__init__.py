@@ -1,0 +1,105 @@
+"""Whatever a user holds -> `Program`.
+
+A framework is imported only when one of its objects arrives: its classes are known by the names of their modules.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from octavo.errors import ConversionError, ModelFileError
+from octavo.graph import Program
+
+_SOURCES = "a Keras 3 model, a .keras file, a JAX function with inputs=[...], a .tflite file or its bytes"
+
+# What people also have, and what to do with it: file name endings ...
+_OTHER_FILES = {
+    ".h5": "load it with keras.models.load_model and pass the model",
+    ".hdf5": "load it with keras.models.load_model and pass the model",
+    ".onnx": "ONNX isn't supported; convert the model that it was exported from",
+    ".pb": "a TensorFlow graph; convert the Keras model, or make a .tflite with TensorFlow and pass that",
+    ".pt": "PyTorch files aren't supported; make a .tflite with litert-torch and pass that",
+    ".pth": "PyTorch files aren't supported; make a .tflite with litert-torch and pass that",
+    ".pt2": "PyTorch files aren't supported; make a .tflite with litert-torch and pass that",
+    ".safetensors": "it holds weights without a model; build the model, load them, and pass the model",
+}
+
+# ... and the packages of objects.
+_OTHER_OBJECTS = {
+    "tf_keras": "a Keras 2 model: save it as .h5, load it in Keras 3 with keras.models.load_model, and pass the model",
+    "tensorflow": "a TensorFlow object: make a .tflite of it with TensorFlow and pass that",
+    "torch": "a PyTorch object: make a .tflite of it with litert-torch and pass that",
+    "onnx": "an ONNX model: ONNX isn't supported; convert the model that it was exported from",
+}
+
+
+def to_program(source: Any, *, inputs: Any = None, batch: int | None = 1, name: str | None = None) -> Program:
+    """Read or convert a model.
+
+    Args:
+      source: a Keras 3 model, the path of a `.keras` or `.tflite` file, the bytes of a `.tflite` file, or a function of
+        JAX arrays.
+      inputs: what goes in, for a function: a list of shapes, (shape, dtype) pairs, `jax.ShapeDtypeStruct`s or arrays,
+        or a dict of them by argument name. For a Keras model: shapes that replace its own.
+      batch: what stands for a batch size that is left open; None keeps it dynamic, where the model allows.
+      name: what messages call the model, and `Program.source`.
+
+    Raises:
+      ConversionError: it can't be converted; the message says which part, and what to do.
+      ModelFileError: the file is missing, damaged, or of another format.
+      MissingDependencyError: the framework isn't installed; the message says how to.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _from_path(os.fspath(source), inputs, batch, name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _from_tflite(bytes(source), inputs, name)
+    packages = _packages(source)
+    # `keras` as installed; `tf.keras` of TensorFlow < 2.16 lives there too, as `keras.src.engine`.
+    if "keras" in packages and "keras" in sys.modules:
+        from octavo.frontends import keras
+
+        keras.require_keras_3(sys.modules["keras"])
+        return keras.convert(source, inputs=inputs, batch=batch, name=name)
+    for package, advice in _OTHER_OBJECTS.items():
+        if package in packages:
+            raise ConversionError(f"{name or type(source).__name__}: this is {advice}")
+    if callable(source):
+        from octavo.frontends import jax
+
+        return jax.convert(source, inputs, batch=batch, name=name)
+    raise ConversionError(f"{name or type(source).__name__}: not a model that octavo converts: pass {_SOURCES}")
+
+
+def _from_path(path: str | bytes, inputs: Any, batch: int | None, name: str | None) -> Program:
+    path = os.fsdecode(path)
+    ending = Path(path).suffix.lower()
+    if ending == ".keras":
+        from octavo.frontends import keras
+
+        return keras.convert(path, inputs=inputs, batch=batch, name=name)
+    if ending in _OTHER_FILES:
+        raise ConversionError(f"{path}: {_OTHER_FILES[ending]}")
+    if Path(path).is_dir():
+        raise ConversionError(
+            f"{path}: a folder (a TensorFlow SavedModel?) isn't supported; "
+            "convert the Keras model, or make a .tflite with TensorFlow and pass that"
+        )
+    if ending not in (".tflite", ".lite"):
+        if not Path(path).exists():
+            raise ModelFileError(f"{path}: no such file")
+        raise ConversionError(f"{path}: not a kind of file that octavo converts: pass {_SOURCES}")
+    return _from_tflite(path, inputs, name)
+
+
+def _from_tflite(source: str | bytes, inputs: Any, name: str | None) -> Program:
+    from octavo.frontends import tflite
+
+    return tflite.convert(source, inputs=inputs, name=name)
+
+
+def _packages(source: Any) -> set[str]:
+    """The top packages of an object's classes: {"keras", "builtins"} for a user's own subclass of keras.Model too."""
+    return {cls.__module__.partition(".")[0] for cls in type(source).__mro__}
