@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Builder:
     def op(
         self,
         code: str,
-        inputs: list[Tensor | None],
+        inputs: Sequence[Tensor | None],
         name: str,
         shape: tuple[int, ...],
         options_type: str | None = None,
@@ -40,14 +41,14 @@ class Builder:
         **options: Any,
     ) -> Tensor:
         output = self.graph.add_tensor(Tensor(name, dtype, shape))
-        self.graph.ops.append(Op(code, inputs, [output], options if options_type else None, options_type))
+        self.graph.ops.append(Op(code, list(inputs), [output], options if options_type else None, options_type))
         return output
 
     def conv(self, x: Tensor, name: str, channels: int, act: int = 0, bias: bool = True) -> Tensor:
         """A 3x3 convolution that keeps height and width."""
         kernel = self.weights(f"{name}/kernel", channels, 3, 3, x.shape[3])
         offset = [self.weights(f"{name}/bias", channels)] if bias else []
-        options = {"padding": 0, "strideW": 1, "strideH": 1, "fusedActivationFunction": act}
+        options: dict[str, Any] = {"padding": 0, "strideW": 1, "strideH": 1, "fusedActivationFunction": act}
         return self.op("CONV_2D", [x, kernel, *offset], name, (*x.shape[:3], channels), "Conv2DOptions", **options)
 
     def dense(self, x: Tensor, name: str, units: int) -> Tensor:

@@ -106,7 +106,7 @@ def plan(program: Program, request: Recipe | Scheme, ranges: Mapping[Tensor, Ran
 
 
 def _check_rules(program: Program, recipe: Recipe) -> None:
-    keys = [(op.code, op.outputs[0].name if op.outputs else "") for op in program.ops()]
+    keys = [key for op in program.ops() for key in op.keys]
     for rule in recipe.rules:
         if not any(rule.matches(kind, name) for kind, name in keys):
             raise RecipeError(
@@ -129,7 +129,7 @@ def _refuse_floats(program: Program, result: Plan) -> None:
 
 
 def _plan_graph(graph: Graph, recipe: Recipe, ranges: Mapping[Tensor, Range], result: Plan) -> None:
-    schemes = {op: recipe.scheme_for(op.code, op.outputs[0].name if op.outputs else "") for op in graph.ops}
+    schemes = {op: recipe.scheme_of(op.keys) for op in graph.ops}
     decisions = {op: _decide(op, scheme, ranges) for op, scheme in schemes.items()}
     _drop_islands(graph, decisions, _integer_borders(graph, recipe.scheme))
     integer = {op: OPS[op.code] for op in graph.ops if decisions[op].precision in ("int8", "int16")}

@@ -8,7 +8,7 @@ as meant.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from octavo.errors import RecipeError
@@ -191,7 +191,12 @@ class Recipe:
         return any(scheme.kind == "integer" for scheme in (self.scheme, *(rule.scheme for rule in self.rules)))
 
     def scheme_for(self, kind: str, name: str) -> Scheme:
+        return self.scheme_of([(kind, name)])
+
+    def scheme_of(self, keys: Iterable[tuple[str, str]]) -> Scheme:
+        """The scheme of an op that goes by any of these kinds and names."""
+        keys = tuple(keys)
         for rule in reversed(self.rules):
-            if rule.matches(kind, name):
+            if any(rule.matches(*key) for key in keys):
                 return rule.scheme
         return self.scheme

@@ -138,6 +138,7 @@ class Op:
       custom_options: its options, byte for byte.
       intermediates: tensors inside fused ops (LSTM) that only carry scales.
       extra: parts of the file's record that octavo carries but doesn't read.
+      origins: (kind, name) of the ops of the source that rewrites turned or merged into this one.
     """
 
     code: str
@@ -150,6 +151,12 @@ class Op:
     custom_options: np.ndarray | None = None
     intermediates: list[Tensor] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    origins: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def keys(self) -> tuple[tuple[str, str], ...]:
+        """Every (kind, name of the first output) by which a user may know this op: its own, then its origins'."""
+        return ((self.code, self.outputs[0].name if self.outputs else ""), *self.origins)
 
     @property
     def name(self) -> str:
@@ -285,6 +292,7 @@ def _clone_graph(graph: Graph, tensors: dict[Tensor, Tensor]) -> Graph:
             op.custom_options,
             [tensors[t] for t in op.intermediates],
             dict(op.extra),
+            op.origins,
         )
 
     return Graph(

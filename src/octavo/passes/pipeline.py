@@ -7,10 +7,39 @@ from __future__ import annotations
 
 from octavo.graph import Program
 from octavo.passes.add_bias import add_bias
+from octavo.passes.cancel_moves import cancel_moves
+from octavo.passes.densify import densify
+from octavo.passes.drop_dead import drop_dead
+from octavo.passes.drop_identities import drop_identities
+from octavo.passes.fake_quant_marks import fake_quant_marks
+from octavo.passes.fold_constants import fold_constants
+from octavo.passes.fold_pad import fold_pad
+from octavo.passes.fold_scales import fold_scales
+from octavo.passes.fuse_activations import fuse_activations
+from octavo.passes.pin_arguments import pin_arguments
+from octavo.passes.recognise_hard_swish import recognise_hard_swish
+from octavo.passes.recognise_relu import recognise_relu
+from octavo.passes.spell_out import spell_out
+from octavo.passes.transpose_conv_bias import transpose_conv_bias
 from octavo.passes.unpack_constants import unpack_constants
 
 PASSES = (
-    unpack_constants,  # first: whatever comes later looks at float32 values
+    fake_quant_marks,  # first: a mark stands between ops that the others want to see side by side
+    densify,  # early: sparse constants may be float16 too
+    unpack_constants,  # whatever comes later looks at float32 values
+    transpose_conv_bias,  # before anything that knows only builtin ops
+    pin_arguments,  # weights that a branch gets as arguments are constants for all that follows
+    drop_dead,  # no work on what nobody reads
+    fold_constants,  # makes shapes, weights and divisors known
+    spell_out,  # DIV by a constant is a MUL for fold_scales and recognise_hard_swish
+    drop_identities,  # x * 1 stands between no two ops any longer
+    cancel_moves,  # nor does a reshape
+    recognise_relu,  # gives fuse_activations its RELU and RELU6
+    fold_scales,  # before fuse_activations: a MUL after a conv folds, after a clipped one mostly not
+    fuse_activations,
+    recognise_hard_swish,  # knows RELU6 both alone and fused
+    fold_pad,  # after fold_scales, which can fold an ADD only where the padding is still its own op
+    drop_dead,  # what the rewrites left behind
     add_bias,  # the model must run before it can be calibrated
 )
 
