@@ -159,7 +159,7 @@ def quantize(model: Path, output: Path, to: str, data: Path | None, samples: int
         raise click.UsageError(f"--to {to} needs representative samples: give --data FILE.npz")
     check_output(output, force)
     loaded = _load(model)
-    calibration = None if data is None else _first(_samples(data, loaded, "train")[0], samples)
+    calibration = None if data is None else _spread(_samples(data, loaded, "train")[0], samples)
     small = octavo.quantize(loaded, scheme, calibration, progress=True)
     show_result(small.summary())
     _save(small, output)
@@ -194,7 +194,7 @@ def evaluate(model: Path, data: Path, kernels: str, threads: int | None) -> None
 
 @cli.command(short_help="Make every variant of a model and print the table.")
 @click.argument("model", type=PATH)
-@data_option("Samples and labels; the first samples also calibrate.", required=True)
+@data_option("Samples and labels; some of the samples also calibrate.", required=True)
 @click.option("-o", "--out", metavar="DIR", type=PATH, help="Folder for the .tflite files and results.json.")
 @click.option(
     "--io",
@@ -224,7 +224,7 @@ def compare(model: Path, data: Path, out: Path | None, io: str, samples: int, fo
     made: dict[str, Model] = {}
     refused: NotIntegerError | None = None
     try:
-        for name, variant in variants(loaded, _first(x, samples), io=io, progress=True):
+        for name, variant in variants(loaded, _spread(x, samples), io=io, progress=True):
             made[name] = variant
     except NotIntegerError as error:  # integer-only comes last, and the others are worth their table
         refused = error
@@ -285,8 +285,14 @@ def _samples(path: Path, model: Model, split: Literal["test", "train"]) -> tuple
     return load_npz_inputs(path, [port.name for port in octavo.Runner(model).inputs], split)
 
 
-def _first(x: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    return {name: array[:count] for name, array in x.items()}
+def _spread(x: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """`count` samples, evenly spread: the first ones of a file that is sorted by class would all be alike."""
+    import numpy as np
+
+    def pick(array: np.ndarray) -> np.ndarray:
+        return array if len(array) <= count else array[np.arange(count) * len(array) // count]
+
+    return {name: pick(array) for name, array in x.items()}
 
 
 def _save(model: Model, path: Path) -> None:

@@ -68,7 +68,7 @@ def data_option(purpose: str, required: bool = False) -> Callable[[Command], Com
 
 def samples_option(command: Command) -> Command:
     """The option --samples."""
-    what = "Calibrate with the first N samples of --data."
+    what = "Calibrate with N samples, spread evenly over --data."
     number = click.IntRange(1)
     return click.option("--samples", metavar="N", type=number, default=100, show_default=True, help=what)(command)
 
