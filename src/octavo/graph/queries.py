@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from octavo.graph.model import DType, Program, Tensor
 
 
@@ -17,3 +19,29 @@ def quantized_tensors(program: Program) -> list[Tensor]:
     """The tensors that hold codes: integers of at most 16 bits with a scale."""
     narrow = {DType.INT8, DType.UINT8, DType.INT16, DType.INT4, DType.INT2, DType.UINT4}
     return [tensor for tensor in program.tensors() if tensor.qparams is not None and tensor.dtype in narrow]
+
+
+def recorded_range(tensor: Tensor) -> tuple[float, float] | None:
+    """The range that the file records for a tensor (`min` and `max` of its quantization), None if it has none.
+
+    Quantization-aware training leaves one wherever it rounded.
+    """
+    record = tensor.extra.get("quantization", {})
+    low, high = record.get("min"), record.get("max")
+    if low is None or high is None or len(low) != 1 or len(high) != 1:
+        return None
+    return float(low[0]), float(high[0])
+
+
+def recorded_ranges(program: Program) -> dict[Tensor, tuple[float, float]]:
+    """Every range that the program's inputs and computed tensors carry."""
+    found = ((tensor, recorded_range(tensor)) for tensor in program.tensors() if not tensor.is_constant)
+    return {tensor: known for tensor, known in found if known is not None}
+
+
+def record_range(tensor: Tensor, low: float, high: float) -> None:
+    """Write a range into a tensor's record."""
+    known = tensor.extra.get("quantization", {})
+    tensor.extra["quantization"] = {
+        **known, "min": np.array([low], np.float32), "max": np.array([high], np.float32),
+    }  # fmt: skip

@@ -1,0 +1,78 @@
+"""How a trained range reaches the file: `fake_quant`, a JAX function that is lowered as a named composite.
+
+`jax.lax.composite` keeps the call whole through StableHLO, and the converter keeps it as one STABLEHLO_COMPOSITE op on
+exactly the tensor it belongs to. `octavo.passes.fake_quant_marks` reads it there. Run by JAX itself, the function
+computes what it says: values rounded to the codes of its range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from octavo import numerics
+from octavo.qtypes import QParams, QType
+
+NAME = "octavo.fake_quant"
+
+_marking: ContextVar[bool] = ContextVar("octavo_marking", default=False)
+
+
+@contextmanager
+def marking() -> Iterator[None]:
+    """While this is open, octavo's layers leave marks instead of computing: the model is being converted."""
+    token = _marking.set(True)
+    try:
+        yield
+    finally:
+        _marking.reset(token)
+
+
+def is_marking() -> bool:
+    """Whether the model is being converted."""
+    return _marking.get()
+
+
+def fake_quant(x: Any, low: float, high: float, bits: int = 8, symmetric: bool = False, name: str = "") -> Any:
+    """Round a JAX array to the codes of a range, and tell `octavo.convert` that this tensor has that range.
+
+    Args:
+      x: any shape, float.
+      low, high: the range; widened to contain 0, and moved so that 0 has a code of its own.
+      bits: width of the codes, 8 or 16.
+      symmetric: the zero point is 0 (as for 16 bits).
+      name: what the tensor is called in the file; "" leaves the converter's name.
+
+    Raises:
+      ValueError: a range of NaN or infinite ends, or low > high.
+    """
+    import jax
+
+    qtype = QType(bits, symmetric=symmetric)
+    qparams = numerics.activation_params(low, high, qtype)
+    low, high = ends(qparams, qtype)
+    marked = jax.lax.composite(_decomposition, NAME)
+    return marked(x, low=np.float32(low), high=np.float32(high), bits=bits, symmetric=symmetric, name=name)
+
+
+def _decomposition(x: Any, *, low: Any, high: Any, bits: int, symmetric: bool, name: str) -> Any:
+    """What the composite computes where nobody knows its name."""
+    import jax.numpy as jnp
+
+    del name
+    scale = high / ((1 << (bits - 1)) - 1) if symmetric else (high - low) / ((1 << bits) - 1)
+    return jnp.round(jnp.clip(x, low, high) / scale) * scale
+
+
+def ends(qparams: QParams, qtype: QType) -> tuple[float, float]:
+    """The lowest and highest value that codes can stand for: the range after 0 has got its code.
+
+    `numerics.activation_params` makes the same scale and zero point of these as of the range they came from, and no
+    rounding can change that: the zero point of these ends is a whole number to begin with.
+    """
+    scale, zero_point = float(qparams.scale[0]), int(qparams.zero_point[0])
+    return (qtype.qmin - zero_point) * scale, (qtype.qmax - zero_point) * scale
