@@ -183,7 +183,7 @@ def test_a_conv_without_bias_gets_zeros() -> None:
     program = b.program(b.conv(b.input("image", (1, 8, 8, 3)), "conv", 4, bias=False))
     with pytest.raises(octavo.RunError, match="has_bias"):
         Session(bytes(Model(program)))
-    small = octavo.quantize(Model(program), octavo.integer(fallback=False), calibration=IMAGES)
+    small = octavo.quantize(Model(program), octavo.integer(fallback=False, effort="fast"), calibration=IMAGES)
     bias = small.program.main.ops[0].inputs[2]
     assert bias is not None
     assert bias.dtype is DType.INT32

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from octavo import frontends, tflite
-from octavo.calibrate.run import collect
+from octavo.algorithms.refine import needs, ranges, refine
+from octavo.calibrate.data import count_hint
+from octavo.calibrate.run import Needs, Statistics, collect
 from octavo.errors import RecipeError
-from octavo.graph import Tensor
-from octavo.graph.queries import quantized_tensors
+from octavo.graph.queries import quantized_tensors, recorded_ranges
 from octavo.model import Model
 from octavo.passes.apply import apply
+from octavo.passes.fake_quant_marks import fake_quant_marks
 from octavo.passes.pipeline import normalise
 from octavo.plan import plan
+from octavo.ranges import spread
 from octavo.recipe import IO, Recipe, Scheme, dynamic_range, float16, integer
-from octavo.sites import Range
 from octavo.text import printable
 
 
@@ -45,7 +48,8 @@ def convert(source: Any, *, inputs: Any = None, batch: int | None = 1) -> Model:
     """
     if isinstance(source, Model):
         return source
-    return Model(frontends.to_program(source, inputs=inputs, batch=batch))
+    program = frontends.to_program(source, inputs=inputs, batch=batch)
+    return Model(program, notes=tuple(fake_quant_marks(program)))
 
 
 def quantize(
@@ -61,7 +65,8 @@ def quantize(
       model: a float model.
       recipe: `octavo.float16()`, `dynamic_range()`, `weight_only()`, `integer()`, or a `Recipe` with rules.
       calibration: representative samples, for integer schemes: an array (samples first), a list of samples, a generator
-        or a function that makes one, dicts by input name, or batches of (x, y).
+        or a function that makes one, dicts by input name, or batches of (x, y). A model from quantization-aware
+        training (`octavo.qat`) brings its ranges along and needs none.
       progress: show a progress bar.
 
     Raises:
@@ -73,9 +78,7 @@ def quantize(
     wanted = Recipe.of(recipe)
     if not wanted.needs_ranges:
         return _carry_out(prepared, wanted, None)
-    if calibration is None:
-        raise RecipeError("integer quantization needs representative data: pass calibration=samples (100 are enough)")
-    return _carry_out(prepared, wanted, collect(prepared.program, calibration, progress))
+    return _carry_out(prepared, wanted, _observe(prepared, wanted, calibration, progress))
 
 
 def variants(
@@ -93,9 +96,9 @@ def variants(
     yield "float32", prepared
     yield "float16", _carry_out(prepared, Recipe(float16()), None)
     yield "dynamic_range", _carry_out(prepared, Recipe(dynamic_range()), None)
-    ranges = collect(prepared.program, calibration, progress)
-    yield "integer_float_io", _carry_out(prepared, Recipe(integer()), ranges)
-    yield "integer_only", _carry_out(prepared, Recipe(integer(fallback=False, io=io)), ranges)
+    seen = _observe(prepared, Recipe(integer()), calibration, progress)
+    yield "integer_float_io", _carry_out(prepared, Recipe(integer()), seen)
+    yield "integer_only", _carry_out(prepared, Recipe(integer(fallback=False, io=io)), seen)
 
 
 def _prepared(model: Model) -> Model:
@@ -115,12 +118,35 @@ def _prepared(model: Model) -> Model:
     return Model(program, notes=tuple(notes), path=model.path)
 
 
-def _carry_out(prepared: Model, recipe: Recipe, ranges: Mapping[Tensor, Range] | None) -> Model:
-    """Plan on the prepared model, apply to a copy."""
-    program = prepared.program.clone()
-    if ranges is not None:
-        twins = dict(zip(prepared.program.tensors(), program.tensors(), strict=True))
-        ranges = {twins[tensor]: seen for tensor, seen in ranges.items()}
-    decided = plan(program, recipe, ranges)
+def _observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) -> Statistics:
+    """What the samples show; the ranges that training recorded take the place of observed ones.
+
+    A model from quantization-aware training has learned to live with rounding to nearest: no other is looked for.
+
+    Raises:
+      RecipeError: neither samples nor recorded ranges.
+    """
+    recorded = recorded_ranges(prepared.program)
+    if calibration is not None:
+        wanted = Needs() if recorded else needs(prepared.program, recipe, count_hint(calibration))
+        return replace(collect(prepared.program, calibration, progress, wanted), recorded=recorded)
+    if not recorded:
+        raise RecipeError("integer quantization needs representative data: pass calibration=samples (100 are enough)")
+    for graph in prepared.program.graphs:
+        recorded = spread(graph, recorded)
+    return Statistics(recorded=recorded)
+
+
+def _carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model:
+    """Plan on the prepared model, refine, and apply to a copy."""
+    source, program = prepared.program, prepared.program.clone()
+    if seen is None:
+        decided = plan(program, recipe)
+    else:
+        tensors = dict(zip(source.tensors(), program.tensors(), strict=True))
+        ops = dict(zip(source.ops(), program.ops(), strict=True))
+        chosen = ranges(source, recipe, seen)
+        decided = plan(program, recipe, {tensors[tensor]: bounds for tensor, bounds in chosen.items()})
+        refine(program, decided, recipe, {ops[op]: moments for op, moments in seen.moments.items()})
     apply(program, decided)
     return Model(program, tuple(decided.decisions.values()), prepared.notes)

@@ -9,16 +9,18 @@ there, so QUANTIZE and DEQUANTIZE stand at real borders.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from octavo import numerics
 from octavo.errors import NotIntegerError, RecipeError, Refusal
 from octavo.graph import DType, Graph, Op, Program, Tensor
+from octavo.judgement import better_in_float
 from octavo.ops import OPS, Row, Tie
 from octavo.qtypes import INT32_BIAS, INT64_BIAS, UINT8, QParams, QType
-from octavo.recipe import Recipe, Scheme
+from octavo.ranges import spread
+from octavo.recipe import DYNAMIC_MIN_ELEMENTS, IO, Recipe, Scheme
 from octavo.sites import Range, Sites, tie_sites
 
 # Beyond this a constant stands for infinity (masks, padding of a max-pool): no useful scale holds it.
@@ -98,8 +100,11 @@ def plan(program: Program, request: Recipe | Scheme, ranges: Mapping[Tensor, Ran
     if ranges is None and recipe.needs_ranges:
         raise RecipeError("integer quantization needs ranges: pass representative data as calibration=")
     result = Plan()
+    entries = {program.main, *(signature.graph for signature in program.signatures)}
     for graph in program.graphs:
-        _plan_graph(graph, recipe, ranges or {}, result)
+        # Who calls a branch or a body hands it floats, whatever the file's own inputs and outputs are.
+        asked = recipe if graph in entries else replace(recipe, scheme=replace(recipe.scheme, io=IO()))
+        _plan_graph(graph, asked, ranges or {}, result)
     if recipe.scheme.kind == "integer" and not recipe.scheme.fallback:
         _refuse_floats(program, result)
     return result
@@ -130,15 +135,26 @@ def _refuse_floats(program: Program, result: Plan) -> None:
 
 def _plan_graph(graph: Graph, recipe: Recipe, ranges: Mapping[Tensor, Range], result: Plan) -> None:
     schemes = {op: recipe.scheme_of(op.keys) for op in graph.ops}
+    ranges = spread(graph, ranges)
     decisions = {op: _decide(op, scheme, ranges) for op, scheme in schemes.items()}
+    if recipe.scheme.fallback:
+        given_out = recipe.scheme.io.output == "float32"
+        for op, reason in better_in_float(graph, _bits(decisions), ranges, given_out).items():
+            decisions[op] = _in_float(op, schemes[op], reason)
     _drop_islands(graph, decisions, _integer_borders(graph, recipe.scheme))
-    integer = {op: OPS[op.code] for op in graph.ops if decisions[op].precision in ("int8", "int16")}
-    bits = {op: 16 if decisions[op].precision == "int16" else 8 for op in integer}
+    bits = _bits(decisions)
+    integer = {op: OPS[op.code] for op in bits}
     sites = tie_sites(graph, integer, bits, ranges)
     result.decisions.update(decisions)
     _integer_forms(graph, integer, schemes, sites, result)
     _float_forms(graph, decisions, schemes, result)
     _border_forms(graph, recipe.scheme, sites, result)
+
+
+def _bits(decisions: Mapping[Op, Decision]) -> dict[Op, int]:
+    """The integer ops, with the width of their activations."""
+    widths = {"int8": 8, "int16": 16}
+    return {op: widths[made.precision] for op, made in decisions.items() if made.precision in widths}
 
 
 def _decide(op: Op, scheme: Scheme, ranges: Mapping[Tensor, Range]) -> Decision:
@@ -148,12 +164,19 @@ def _decide(op: Op, scheme: Scheme, ranges: Mapping[Tensor, Range]) -> Decision:
         assert scheme.activations is not None
         precision = f"int{scheme.activations.bits}"
         why = why_not_integer(op, scheme.activations.bits, ranges)
-        return Decision(op.name, op.code, *why) if why else Decision(op.name, op.code, precision)
+        return Decision(op.name, op.code, precision) if why is None else _in_float(op, scheme, *why[1:])
     if scheme.kind == "dynamic_range":
         return _decide_dynamic(op, scheme)
     if scheme.kind in ("float16", "weight_only") and any(_storable(t, scheme) for t in _constants(op)):
         return Decision(op.name, op.code, scheme.kind)
     return Decision(op.name, op.code, "float32")
+
+
+def _in_float(op: Op, scheme: Scheme, reason: str, remedy: str = "") -> Decision:
+    """It computes in float, but its weights needn't take four bytes each."""
+    weights = _weights(op, OPS.get(op.code))
+    small = weights is not None and weights.size >= DYNAMIC_MIN_ELEMENTS and _storable(weights, scheme)
+    return Decision(op.name, op.code, "weight_only" if small else "float32", reason, remedy)
 
 
 def _decide_dynamic(op: Op, scheme: Scheme) -> Decision:
@@ -298,15 +321,22 @@ def _rescale(op: Op, result: Plan) -> float:
 
 def _weight_forms(op: Op, row: Row, scheme: Scheme, result: Plan) -> None:
     facts, qtype = row.weights, scheme.weights
-    assert facts is not None and qtype is not None and scheme.activations is not None
+    assert facts is not None and qtype is not None
     tensor = op.inputs[facts.index]
     if tensor is None or not tensor.is_constant:
         return  # a computed matrix: an activation, already planned
+    axis = facts.axis if scheme.per_channel else None
+    rescale_weights(op, scheme, result, numerics.weight_params(tensor.values, qtype, axis))
+
+
+def rescale_weights(op: Op, scheme: Scheme, result: Plan, qparams: QParams) -> None:
+    """Plan the weights of an integer op with these scales, widened where its bias needs it, and the bias to match."""
+    row = OPS[op.code]
+    facts, qtype = row.weights, scheme.weights
+    assert facts is not None and qtype is not None
     bias = op.inputs[facts.bias] if facts.bias is not None and facts.bias < len(op.inputs) else None
     data = result.wants[op, facts.data].qparams
     assert data is not None
-    axis = facts.axis if scheme.per_channel else None
-    qparams = numerics.weight_params(tensor.values, qtype, axis)
     qparams = numerics.widen_for_bias(qparams, float(data.scale[0]), None if bias is None else bias.values)
     result.wants[op, facts.index] = Form(DType.INT8, qparams, qtype)
     if bias is not None and facts.bias is not None:
@@ -322,12 +352,15 @@ def _bias_form(op: Op, row: Row, scheme: Scheme, data: QParams, weights: QParams
     kernel = op.inputs[row.weights.index]
     assert kernel is not None
     if row.int16_bias32 is not None:
-        codes = numerics.quantize(kernel.values, weights, scheme.weights)
+        codes = result.codes.get((op, row.weights.index))
+        codes = numerics.quantize(kernel.values, weights, scheme.weights) if codes is None else codes
         bias_codes = numerics.quantize_bias(bias.values, params, INT64_BIAS)
         if numerics.accumulator_fits_int32(codes, row.weights.axis, scheme.activations, 0, bias_codes):
             result.versions[op] = row.int16_bias32
             result.options[op] = {"quantizedBiasType": 2}  # TensorType.INT32
             return Form(DType.INT32, params, INT32_BIAS)
+    result.versions[op] = row.version(16) or 1
+    result.options.pop(op, None)
     return Form(DType.INT64, params, INT64_BIAS)
 
 
@@ -343,8 +376,9 @@ def _float_forms(graph: Graph, decisions: Mapping[Op, Decision], schemes: Mappin
         if decision.precision == "dynamic":
             _dynamic_form(op, scheme, result)
         elif decision.precision in ("float16", "weight_only"):
+            only = _weights(op, OPS.get(op.code)) if scheme.kind == "integer" else None
             for tensor in _constants(op):
-                if _storable(tensor, scheme):
+                if _storable(tensor, scheme) and only in (None, tensor):
                     result.stores[tensor] = FLOAT16 if scheme.kind == "float16" else _stored_weights(op, tensor, scheme)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from octavo.errors import RecipeError
 from octavo.qtypes import INT8, INT8_WEIGHT, INT16, QType
 
+EFFORTS = ("fast", "balanced", "best")
 IO_TYPES = ("float32", "uint8", "int8", "int16")
 
 # TensorFlow's converter leaves smaller constants in float: below this, the saving isn't worth a run-time conversion.
@@ -66,6 +67,7 @@ class Scheme:
       fallback: an op without an integer kernel stays in float; if False it is an error (integer-only).
       io: types of inputs and outputs.
       min_elements: constants with fewer elements stay in float.
+      effort: "fast" (observed ranges, rounding to nearest), "balanced" or "best" (see docs/accuracy.md).
     """
 
     kind: str
@@ -75,6 +77,7 @@ class Scheme:
     fallback: bool = True
     io: IO = field(default_factory=IO)
     min_elements: int = 0
+    effort: str = "fast"
 
 
 def keep_float() -> Scheme:
@@ -114,6 +117,7 @@ def integer(
     io: str | IO | Mapping[str, str] | None = None,
     activations: int = 8,
     per_channel: bool = True,
+    effort: str = "balanced",
 ) -> Scheme:
     """Weights as int8 and activations as int8 (or int16), with ranges from representative data.
 
@@ -124,12 +128,16 @@ def integer(
         int8 (int16 for 16-bit activations) without.
       activations: 8 or 16 bits.
       per_channel: one weight scale per output channel where the kernel takes it.
+      effort: "fast": observed ranges, rounding to nearest. "balanced": ranges, scales, rounding and biases with the
+        least error, in seconds. "best": more statistics, and rounding gone over again.
 
     Raises:
-      RecipeError: another width, or int16 inputs for 8-bit activations and the like.
+      RecipeError: another effort or width, or int16 inputs for 8-bit activations and the like.
     """
     if activations not in (8, 16):
         raise RecipeError(f"activations={activations}: LiteRT has kernels for 8 and 16 bits")
+    if effort not in EFFORTS:
+        raise RecipeError(f"effort={effort!r}: choose one of {', '.join(EFFORTS)}")
     if io is None:
         io = "float32" if fallback else f"int{activations}"
     parsed = IO.parse(io)
@@ -144,6 +152,7 @@ def integer(
         per_channel=per_channel,
         fallback=fallback,
         io=parsed,
+        effort=effort,
     )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+# Codes of `Moments` lie in [-2^14, 2^14]: products of 2^28, so sums over 2^25 vectors stay exact in float64.
+_MANTISSA = 14
+_TOGETHER = 512  # vectors that are multiplied at once: one large matrix product instead of many small ones
 
 
 @dataclass
@@ -31,3 +35,165 @@ class MinMax:
     def range(self) -> tuple[float, float] | None:
         """(low, high), None if no value was seen."""
         return None if self.low == np.inf and self.high == -np.inf else (self.low, self.high)
+
+
+@dataclass
+class Histogram:
+    """How often values fell into each bin of a power-of-two width, at most `bins` of them between lowest and highest.
+
+    Bin i holds [i * width, (i + 1) * width). When the values outgrow the bins, neighbours are joined and the width
+    doubles: floor(x / 2w) is floor(x / w) halved and floored, so the result depends on the values only, not on their
+    order or on how they were divided among histograms that were merged. Exact zeros, many after a ReLU, are counted
+    apart.
+
+    Attributes:
+      bins: greatest number of bins.
+      exponent: the width is 2 ** exponent; None before the first value that isn't zero.
+      first: number of the first bin.
+      counts: int64, from that bin on.
+      zeros: how many values were 0.
+    """
+
+    bins: int = 2048
+    exponent: int | None = None
+    first: int = 0
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    zeros: int = 0
+
+    def update(self, values: np.ndarray) -> None:
+        """Count finite values; others are ignored."""
+        flat = values.reshape(-1).astype(np.float64)
+        flat = flat[np.isfinite(flat)]
+        other = flat[flat != 0]
+        self.zeros += flat.size - other.size
+        if not other.size:
+            return
+        low, high = float(other.min()), float(other.max())
+        # The smallest width that can do for these values alone; whole numbers below 2^53 are exact.
+        exponent = int(np.frexp(max(abs(low), abs(high)) / self.bins)[1])
+        indices = np.floor(np.ldexp(other, -exponent)).astype(np.int64)
+        first = int(indices.min())
+        self._add(exponent, first, np.bincount(indices - first))
+
+    def merge(self, other: Histogram) -> Histogram:
+        """The histogram of both sets of values together."""
+        both = Histogram(self.bins, self.exponent, self.first, self.counts.copy(), self.zeros + other.zeros)
+        if other.exponent is not None:
+            both._add(other.exponent, other.first, other.counts)
+        return both
+
+    def _add(self, exponent: int, first: int, counts: np.ndarray) -> None:
+        if self.exponent is None:
+            self.exponent, self.first, self.counts = exponent, first, counts.astype(np.int64)
+            return
+        while exponent < self.exponent:
+            exponent, first, counts = exponent + 1, *_halved(first, counts)
+        while self.exponent < exponent:
+            self.exponent, (self.first, self.counts) = self.exponent + 1, _halved(self.first, self.counts)
+        start = min(self.first, first)
+        end = max(self.first + self.counts.size, first + counts.size)
+        joined = np.zeros(end - start, np.int64)
+        joined[self.first - start :][: self.counts.size] = self.counts
+        joined[first - start :][: counts.size] += counts
+        self.first, self.counts = start, joined
+
+    @property
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """(values, counts): the middle of each bin that isn't empty, and 0 for the exact zeros."""
+        if self.exponent is None:
+            return np.zeros(1), np.array([self.zeros])
+        used = np.flatnonzero(self.counts)
+        middles = np.ldexp(self.first + used + 0.5, self.exponent)
+        return np.append(middles, 0.0), np.append(self.counts[used], self.zeros)
+
+
+def _halved(first: int, counts: np.ndarray) -> tuple[int, np.ndarray]:
+    """The bins of twice the width: (number of the first, counts)."""
+    lead = first % 2
+    padded = np.zeros(lead + counts.size + (lead + counts.size) % 2, np.int64)
+    padded[lead : lead + counts.size] = counts
+    return first // 2, padded.reshape(-1, 2).sum(axis=1)
+
+
+@dataclass
+class Moments:
+    """First and second moments of vectors, added up without any rounding.
+
+    Sums of floats depend on their order; sums of integers don't. So each sample's values are first rounded to whole
+    multiples of a power of two, 2^-14 or less of the sample's largest magnitude (finer than eight bits can show), and
+    the products of these integers are summed in float64, exact below 2^53. Samples of different magnitude go to
+    different sums; only reading the result adds those up, in a fixed order.
+
+    Attributes:
+      block: features are cut into blocks of this many, and products across blocks are left out: a bound on memory.
+      gram: whether second moments are wanted; else only means are kept.
+      sums: exponent -> (sums of products (groups, blocks, block, block), sums (groups, features)).
+      count: number of vectors.
+    """
+
+    block: int
+    gram: bool = True
+    sums: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    count: int = 0
+    _waiting: dict[int, list[np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def update(self, rows: np.ndarray) -> None:
+        """Add one sample's vectors: (positions, groups, features), finite."""
+        self.count += len(rows)
+        largest = float(np.abs(rows).max(initial=0.0))
+        if largest == 0 or not np.isfinite(largest):
+            return
+        # Every second exponent: fewer sums to keep.
+        exponent = 2 * -(-int(np.frexp(largest)[1]) // 2)
+        codes = np.rint(np.ldexp(rows, _MANTISSA - exponent)).astype(np.int16)
+        waiting = self._waiting.setdefault(exponent, [])
+        waiting.append(codes)
+        if sum(len(codes) for codes in waiting) >= _TOGETHER:
+            self._flush(exponent)
+
+    def _flush(self, exponent: int) -> None:
+        codes = np.concatenate(self._waiting.pop(exponent))
+        products = self._products(codes) if self.gram else np.zeros(0)
+        total = codes.sum(axis=0, dtype=np.int64).astype(np.float64)
+        if exponent in self.sums:
+            self.sums[exponent] = (self.sums[exponent][0] + products, self.sums[exponent][1] + total)
+        else:
+            self.sums[exponent] = (products, total)
+
+    def _products(self, codes: np.ndarray) -> np.ndarray:
+        count, groups, features = codes.shape
+        blocks = -(-features // self.block)
+        if features < blocks * self.block:
+            codes = np.pad(codes, ((0, 0), (0, 0), (0, blocks * self.block - features)))
+        stacked = codes.reshape(count, groups * blocks, self.block).transpose(1, 0, 2).astype(np.float64, order="C")
+        return np.matmul(stacked.transpose(0, 2, 1), stacked)
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both sets of vectors together; exact."""
+        both = Moments(self.block, self.gram, {}, self.count + other.count)
+        for part in (self, other):
+            part._settle()
+            for exponent, (products, total) in part.sums.items():
+                old = both.sums.get(exponent, (0.0, 0.0))
+                both.sums[exponent] = (products + old[0], total + old[1])
+        return both
+
+    def _settle(self) -> None:
+        for exponent in list(self._waiting):
+            self._flush(exponent)
+
+    def mean(self) -> np.ndarray | None:
+        """(groups, features), float64; None if all inputs were zero."""
+        self._settle()
+        if not self.sums:
+            return None
+        parts = (np.ldexp(total, exponent - _MANTISSA) for exponent, (_, total) in sorted(self.sums.items()))
+        return sum(parts, 0.0) / self.count
+
+    def second(self) -> np.ndarray | None:
+        """Mean products: (groups * blocks, block, block), float64; None if all inputs were zero or only means kept."""
+        self._settle()
+        if not self.sums or not self.gram:
+            return None
+        parts = (np.ldexp(total, 2 * (exponent - _MANTISSA)) for exponent, (total, _) in sorted(self.sums.items()))
+        return sum(parts, 0.0) / self.count

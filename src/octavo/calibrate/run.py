@@ -1,79 +1,182 @@
-"""Run a float model on representative data and note the range of every tensor.
+"""Run a float model on representative data and note what the algorithms need to know of every tensor.
 
-The copy that runs gives out every float tensor as an output: that way the runtime's fastest kernels can be used and
-still nothing inside is hidden or overwritten. One sample is in memory at a time.
+The copy that runs gives out every float tensor as an output (see `expose`): that way the runtime's fastest kernels can
+be used and still nothing inside is hidden or overwritten. One sample is in memory at a time.
 """
 
 from __future__ import annotations
 
+import math
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from octavo.calibrate.data import InputSpec, count_hint, samples
-from octavo.calibrate.observers import MinMax
-from octavo.graph import DType, Program, Signature, Tensor
+import numpy as np
+
+from octavo.calibrate.data import count_hint, samples
+from octavo.calibrate.expose import Window, entries
+from octavo.calibrate.observers import Histogram, MinMax, Moments
+from octavo.errors import DataError
+from octavo.graph import Op, Program, Signature, Tensor
 from octavo.progress import track
-from octavo.runtime.session import Session
-from octavo.tflite import write
+from octavo.unfold import data_of, input_rows, matrix_shape
+
+_VALUES = 16384  # of each tensor and sample go into its histogram
+_GRAM_BYTES = 1 << 29
 
 
-def collect(program: Program, data: Any, progress: bool = False) -> dict[Tensor, tuple[float, float]]:
-    """Lowest and highest value of each float tensor of the main subgraph over `data`.
+@dataclass(frozen=True)
+class Needs:
+    """Which statistics the algorithms ask for, besides the range of every float tensor.
+
+    Attributes:
+      histograms: a histogram of every float tensor.
+      moments: means of the inputs of these ops' matrix products ...
+      gram: ... and the Gram matrices of those among them.
+      rows: how many of a sample's input vectors are looked at, per op.
+    """
+
+    histograms: bool = False
+    moments: tuple[Op, ...] = ()
+    gram: frozenset[Op] = frozenset()
+    rows: int = 64
+
+
+@dataclass
+class Statistics:
+    """What one pass over the data leaves behind. Merging those of two sets of samples gives exactly that of both.
+
+    Attributes:
+      bounds: lowest and highest value of each float tensor.
+      histograms: see `Needs`.
+      moments: likewise; by op.
+      recorded: ranges that the model brought along; they count instead of observed ones.
+    """
+
+    bounds: dict[Tensor, MinMax] = field(default_factory=dict)
+    histograms: dict[Tensor, Histogram] = field(default_factory=dict)
+    moments: dict[Op, Moments] = field(default_factory=dict)
+    recorded: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def ranges(self) -> dict[Tensor, tuple[float, float]]:
+        """(low, high) of every tensor that was seen or recorded."""
+        seen = {tensor: bounds.range for tensor, bounds in self.bounds.items() if bounds.range is not None}
+        return {**seen, **self.recorded}
+
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of both sets of samples together, of the same program."""
+        return Statistics(
+            {tensor: seen.merge(other.bounds[tensor]) for tensor, seen in self.bounds.items()},
+            _merged(self.histograms, other.histograms),
+            _merged(self.moments, other.moments),
+            {**self.recorded, **other.recorded},
+        )
+
+
+def _merged(a: dict[Any, Any], b: dict[Any, Any]) -> dict[Any, Any]:
+    """Two dicts of statistics as one; a key that only one of them has (a branch not taken) keeps its own."""
+    return {key: a[key].merge(b[key]) if key in a and key in b else a.get(key, b.get(key)) for key in {**a, **b}}
+
+
+def collect(program: Program, data: Any, progress: bool = False, needs: Needs | None = None) -> Statistics:
+    """Statistics of the float tensors of every entry point, and of the branches that it takes, in one pass over `data`.
+
+    A sample counts by itself alone: which of its values are looked at follows from its own bytes. So the order of
+    samples makes no difference, to the last bit.
 
     Args:
       program: a float model.
-      data: representative samples in any shape that `calibrate.data.samples` takes.
+      data: representative samples in any shape that `calibrate.data.samples` takes; or a dict of them by signature.
       progress: show a progress bar.
-
-    Returns:
-      tensor -> (low, high), for inputs and computed tensors. The order of samples makes no difference.
+      needs: what to note besides ranges.
 
     Raises:
       DataError: unusable samples; names the input and the sample.
       RunError: the runtime can't run the model.
     """
-    watched = _watched(program)
-    session = Session(write(_exposed(program, watched)))
-    specs = [InputSpec(p.name, p.shape_signature, p.dtype) for p in session.inputs]
-    seen = {tensor: MinMax() for tensor in watched}
-    for sample in track(samples(data, specs), "calibrating", count_hint(data, specs), progress):
-        arrays = [sample[p.name] for p in session.inputs]
-        session.resize([array.shape for array in arrays])
-        outputs = session.invoke(arrays)
-        for tensor, values in zip(watched, outputs, strict=True):
-            seen[tensor].update(values)
-        session.reset()
-    return {tensor: observed.range for tensor, observed in seen.items() if observed.range is not None}
+    needs = needs or Needs()
+    views = [(Window(program, signature), given) for signature, given in _by_entry(program, data)]
+    watched = list(dict.fromkeys(tensor for window, _ in views for tensor in window.watched))
+    found = _empty(watched, needs)
+    reached: set[Tensor] = set()
+    for window, given in views:
+        for sample in track(samples(given, window.specs), "calibrating", count_hint(given, window.specs), progress):
+            arrays = [sample[spec.name] for spec in window.specs]
+            values = window.values(arrays)
+            reached.update(values)
+            _update(found, values, needs, _seed(arrays))
+    # An op that no sample reached (in a branch that none took) has no statistics.
+    found.moments = {op: moments for op, moments in found.moments.items() if data_of(op) in reached}
+    found.histograms = {tensor: seen for tensor, seen in found.histograms.items() if tensor in reached}
+    return found
 
 
-def _watched(program: Program) -> list[Tensor]:
-    """Inputs and computed tensors of the main subgraph that hold floats."""
-    graph = program.main
-    computed = [tensor for op in graph.ops for tensor in op.outputs]
-    return [t for t in dict.fromkeys([*graph.inputs, *computed]) if t.dtype is DType.FLOAT32]
+def _by_entry(program: Program, data: Any) -> list[tuple[Signature | None, Any]]:
+    """(entry point, its samples): of the main subgraph, or, if `data` is a dict by signature, of each that it names.
+
+    Raises:
+      DataError: a program with several entry points gets data for some that it hasn't.
+    """
+    known = entries(program)
+    keys = {signature.key: signature for signature in program.signatures}
+    inputs = {name for signature in program.signatures for name, _ in signature.inputs}
+    if not isinstance(data, Mapping) or not data or not set(data) <= set(keys) or set(data) <= inputs:
+        if len(known) > 1 and isinstance(data, Mapping) and set(data) & set(keys):
+            unknown = sorted(set(map(str, data)) - set(keys))
+            raise DataError(f"there is no signature {unknown[0]!r}: the model has {', '.join(map(repr, keys))}")
+        return [(next(iter(known.values())), data)]
+    return [(keys[key], given) for key, given in data.items()]
 
 
-def _exposed(program: Program, watched: list[Tensor]) -> Program:
-    """A copy of `program` whose main subgraph gives out `watched`."""
-    copy = program.clone()
-    twins = dict(zip(program.main.tensors, copy.main.tensors, strict=True))
-    outputs = [twins[tensor] for tensor in watched]
-    inputs = [(name, twins[tensor]) for name, tensor in _named_inputs(program)]
-    copy.main.outputs = outputs
-    others = [signature for signature in copy.signatures if signature.graph is not copy.main]
-    named = [(f"{index}", tensor) for index, tensor in enumerate(outputs)]
-    copy.signatures = [Signature("calibrate", inputs, named, copy.main), *others]
-    return copy
+def _empty(watched: list[Tensor], needs: Needs) -> Statistics:
+    block = _block_size(needs.gram)
+    moments = {}
+    for op in needs.moments:
+        features = matrix_shape(op)[2]
+        blocks = -(-features // block)
+        moments[op] = Moments(-(-features // blocks), op in needs.gram)
+    histograms = {tensor: Histogram() for tensor in watched} if needs.histograms else {}
+    return Statistics({tensor: MinMax() for tensor in watched}, histograms, moments)
 
 
-def _named_inputs(program: Program) -> list[tuple[str, Tensor]]:
-    """The main subgraph's inputs by the names that its signature, or else the file, gives them."""
-    for signature in program.signatures:
-        if signature.graph is program.main:
-            return signature.inputs
-    names: dict[str, Tensor] = {}
-    for tensor in program.main.inputs:
-        name = tensor.name
-        while name in names:
-            name += "_"
-        names[name] = tensor
-    return list(names.items())
+def _block_size(ops: Iterable[Op]) -> int:
+    """How many features a Gram matrix may span so that all of them together stay within the memory meant for them."""
+    shapes = [matrix_shape(op) for op in ops]
+    for block in (2048, 1024, 512, 256, 128):
+        blocks = [(groups * -(-features // block), min(features, block)) for groups, _, features in shapes]
+        if sum(8 * count * size * size for count, size in blocks) <= _GRAM_BYTES:
+            return block
+    return 64
+
+
+def _seed(arrays: list[np.ndarray]) -> int:
+    """A number that follows from the sample's bytes."""
+    checksum = 0
+    for array in arrays:
+        checksum = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), checksum)
+    return checksum
+
+
+def _update(found: Statistics, values: dict[Tensor, np.ndarray], needs: Needs, seed: int) -> None:
+    """Add one sample: `values` of every watched tensor."""
+    rng = np.random.default_rng(seed)
+    for tensor, array in values.items():
+        found.bounds[tensor].update(array)
+        if needs.histograms:
+            found.histograms[tensor].update(_some(array, rng))
+    for op, moments in found.moments.items():
+        if data_of(op) in values:
+            moments.update(input_rows(op, values[data_of(op)], needs.rows, rng))
+
+
+def _some(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """About `_VALUES` values, evenly spaced: the step has no divisor in common with the channels, so it visits all."""
+    flat = array.reshape(-1)
+    if flat.size <= _VALUES:
+        return flat
+    step = flat.size // _VALUES + 1
+    while math.gcd(step, array.shape[-1]) > 1:
+        step += 1
+    return flat[int(rng.integers(step)) :: step]

@@ -1,0 +1,432 @@
+"""Ranges, scales, rounding and biases: the maths on arrays, and what it wins on a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import octavo
+from graphs import Builder
+from octavo import numerics
+from octavo.algorithms import bias_correction, gptq, mse_ranges, weight_scales
+from octavo.calibrate.observers import Histogram, Moments
+from octavo.graph import Op, Program, Tensor
+from octavo.model import Model
+from octavo.qtypes import INT4_WEIGHT, INT8, INT8_WEIGHT, QType
+from octavo.unfold import from_matrix, input_rows, scale_matrix, to_matrix
+
+RNG = np.random.default_rng(11)
+IMAGES = RNG.uniform(-1, 1, (32, 8, 8, 4)).astype(np.float32)
+EVERYTHING = 1 << 20  # more positions than any test has
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def chunks(values: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(values, 7)
+
+
+def test_a_histogram_depends_on_the_values_only() -> None:
+    values = np.concatenate([RNG.normal(size=500) * 10.0**k for k in (-30, -3, 0, 4)] + [np.zeros(40)])
+    whole, merged = Histogram(64), Histogram(64)
+    whole.update(values)
+    for part in chunks(RNG.permutation(values)):
+        one = Histogram(64)
+        one.update(part)
+        merged = one.merge(merged)
+    assert (whole.exponent, whole.first, whole.zeros) == (merged.exponent, merged.first, 40)
+    np.testing.assert_array_equal(whole.counts, merged.counts)
+    assert whole.counts.sum() == 2000
+    assert whole.counts.size <= 2 * 64 + 2
+
+
+def test_histogram_bins_hold_what_they_say() -> None:
+    values = np.array([-1.0, -0.26, 0.0, 0.24, 0.26, 3.0, np.inf, np.nan])
+    seen = Histogram(16)
+    seen.update(values)
+    points, counts = seen.points
+    width = 2.0**seen.exponent
+    assert counts.sum() == 6
+    for value in values[:6]:
+        assert np.abs(points - value).min() <= width / 2
+
+
+def test_moments_do_not_depend_on_order_or_division() -> None:
+    rows = [(RNG.normal(size=(9, 2, 5)) * 10.0 ** RNG.integers(-3, 3)).astype(np.float32) for _ in range(60)]
+    results = []
+    for order in (range(60), reversed(range(60)), RNG.permutation(60)):
+        order = list(order)
+        first, second = Moments(3), Moments(3)
+        for index in order[:20]:
+            first.update(rows[index])
+        for index in order[20:]:
+            second.update(rows[index])
+        both = second.merge(first)
+        results.append((both.mean().tobytes(), both.second().tobytes()))
+    assert len(set(results)) == 1
+
+
+def test_moments_are_close_to_exact() -> None:
+    rows = [RNG.normal(1.0, 1.0, (40, 1, 6)).astype(np.float32) for _ in range(30)]
+    seen = Moments(6)
+    for part in rows:
+        seen.update(part)
+    together = np.concatenate(rows)[:, 0].astype(np.float64)
+    np.testing.assert_allclose(seen.mean()[0], together.mean(0), atol=1e-4)
+    np.testing.assert_allclose(seen.second()[0], together.T @ together / len(together), atol=2e-4)
+
+
+def test_moments_of_zeros_and_of_nothing() -> None:
+    seen = Moments(4)
+    seen.update(np.zeros((5, 1, 4), np.float32))
+    assert seen.mean() is None
+    assert seen.second() is None
+    seen.update(np.ones((5, 1, 4), np.float32))
+    np.testing.assert_array_equal(seen.mean(), np.full((1, 4), 0.5))
+
+
+# ---------------------------------------------------------------- ranges
+
+
+def test_tails_are_clipped_and_uniform_values_are_not() -> None:
+    """Four bits of a normal distribution: the best bounds are about 2.6 standard deviations (Banner et al.)."""
+    normal = RNG.normal(size=20_000)
+    low, high = mse_ranges.best_range(normal, np.ones(normal.size), normal.min(), normal.max(), QType(4))
+    assert -3 < low < -2
+    assert 2 < high < 3
+    uniform = RNG.uniform(-1, 1, 20_000)
+    assert mse_ranges.best_range(uniform, np.ones(uniform.size), -1.0, 1.0, INT8) == pytest.approx((-1, 1), abs=0.03)
+
+
+def test_the_chosen_range_is_never_worse_than_the_observed_one() -> None:
+    for values in (RNG.exponential(size=5000), RNG.standard_t(2, size=5000), -RNG.exponential(size=5000)):
+        shares = np.full(values.size, 1 / values.size)
+        bounds = float(values.min()), float(values.max())
+        chosen = mse_ranges.best_range(values, shares, *bounds, INT8)
+        errors = [
+            mse_ranges.squared_error(values, shares, numerics.activation_params(*pair, INT8), INT8)
+            for pair in (chosen, bounds)
+        ]
+        assert errors[0] <= errors[1]
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 0.0), (3.0, 3.0), (-2.0, -2.0), (5.0, 6.0), (-6.0, -5.0), (-1e-40, 1e-40)])
+def test_odd_ranges_stay_usable(bounds: tuple[float, float]) -> None:
+    """Constants, ranges without zero, subnormal ones."""
+    seen = Histogram()
+    seen.update(np.array(bounds))
+    low, high = mse_ranges.best_range(*seen.points, *bounds, INT8)
+    params = numerics.activation_params(low, high, INT8)
+    restored = numerics.dequantize(numerics.quantize(np.array(bounds), params, INT8), params)
+    np.testing.assert_allclose(restored, bounds, atol=0.025)
+
+
+# ---------------------------------------------------------------- weight scales and rounding
+
+
+def output_error(weights: np.ndarray, codes: np.ndarray, scales: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    difference = weights - codes * scales
+    return np.einsum("goi,gij,goj->go", difference, gram, difference)
+
+
+def correlated(count: int, groups: int = 1) -> np.ndarray:
+    mixing = RNG.normal(size=(groups, count, count)) @ np.diag(np.linspace(0.05, 2, count))
+    return mixing @ mixing.transpose(0, 2, 1)
+
+
+@pytest.mark.parametrize("qtype", [INT8_WEIGHT, INT4_WEIGHT])
+@pytest.mark.parametrize(("groups", "count"), [(1, 150), (6, 9)])
+def test_gptq_beats_rounding_to_nearest(qtype: QType, groups: int, count: int) -> None:
+    gram = correlated(count, groups)
+    weights = RNG.normal(size=(groups, 10, count))
+    scales = np.abs(weights).max(axis=2, keepdims=True) / qtype.qmax
+    codes = gptq.round_weights(weights, scales, gptq.factor(gram), qtype)
+    assert codes.min() >= qtype.qmin
+    assert codes.max() <= qtype.qmax
+    nearest = output_error(weights, np.rint(weights / scales), scales, gram).sum()
+    assert output_error(weights, codes, scales, gram).sum() < 0.6 * nearest
+
+
+def test_gptq_is_the_published_algorithm() -> None:
+    """Against the textbook form: one column after another, errors spread by the inverse's Cholesky factor."""
+    gram = correlated(20)
+    weights = RNG.normal(size=(1, 4, 20))
+    scales = np.full((1, 4, 1), 0.2)
+    factors = gptq.factor(gram, damping=0.01)
+    order = factors.order[0]
+    damped = gram[0] + np.eye(20) * 0.01 * np.diagonal(gram[0]).mean()
+    upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
+    left, expected = weights[0][:, order].copy(), np.zeros((4, 20))
+    for j in range(20):
+        expected[:, order[j]] = np.clip(np.rint(left[:, j] / 0.2), -127, 127)
+        error = (left[:, j] - expected[:, order[j]] * 0.2) / upper[j, j]
+        left[:, j:] -= error[:, None] * upper[j, j:]
+    np.testing.assert_array_equal(gptq.round_weights(weights, scales, factors, INT8_WEIGHT)[0], expected)
+
+
+def test_gptq_rounds_to_nearest_where_inputs_say_nothing() -> None:
+    weights = RNG.normal(size=(1, 3, 8))
+    scales = np.abs(weights).max(axis=2, keepdims=True) / 127
+    nearest = np.rint(weights / scales)
+    for gram in (
+        np.zeros((1, 8, 8)),
+        np.full((1, 8, 8), np.nan),
+        np.eye(8)[None],
+        np.diag([0.0] * 4 + [1.0] * 4)[None],
+    ):
+        np.testing.assert_array_equal(gptq.round_weights(weights, scales, gptq.factor(gram), INT8_WEIGHT), nearest)
+
+
+def test_gptq_survives_matrices_that_are_not_positive_definite() -> None:
+    """Rank one from a single vector, and slightly negative eigenvalues, among healthy groups."""
+    vector = RNG.normal(size=12)
+    negative = np.eye(12) - 1.2 * np.outer(vector, vector) / (vector @ vector)
+    gram = np.stack([np.outer(vector, vector), negative, correlated(12)[0]])
+    weights = RNG.normal(size=(3, 5, 12))
+    scales = np.abs(weights).max(axis=2, keepdims=True) / 127
+    codes = gptq.round_weights(weights, scales, gptq.factor(gram), INT8_WEIGHT)
+    assert np.abs(weights - codes * scales).max() < 1.0
+    alone = gptq.round_weights(weights[2:], scales[2:], gptq.factor(gram[2:]), INT8_WEIGHT)
+    np.testing.assert_array_equal(codes[2:], alone)
+
+
+def test_scales_are_searched_for_four_bits() -> None:
+    weights = RNG.standard_t(4, size=(1, 6, 400))
+    largest = (np.abs(weights).max(axis=2, keepdims=True) / 7).astype(np.float32)
+    for scales in (largest, largest.max(keepdims=True)):
+        found = weight_scales.best_scales(weights, None, scales, INT4_WEIGHT)
+        assert found.shape == scales.shape
+        assert (found <= scales).all()
+
+        def error(s: np.ndarray) -> float:
+            return float(((weights - np.clip(np.rint(weights / s), -7, 7) * s) ** 2).sum())
+
+        assert error(found) < 0.8 * error(scales)
+
+
+def test_zero_weights_keep_their_scale() -> None:
+    scales = np.full((1, 2, 1), 1 / 7, np.float32)
+    np.testing.assert_array_equal(weight_scales.best_scales(np.zeros((1, 2, 5)), None, scales, INT4_WEIGHT), scales)
+
+
+def test_bias_correction_keeps_the_mean() -> None:
+    weights, restored = RNG.normal(size=(2, 3, 4)), RNG.normal(size=(2, 3, 4))
+    inputs = RNG.normal(1, 1, (50, 2, 4))
+    bias = RNG.normal(size=6)
+    wanted = np.einsum("pgf,gof->pgo", inputs, weights).mean(0).reshape(-1) + bias
+    fixed = bias_correction.corrected(bias, weights, restored, inputs.mean(0))
+    got = np.einsum("pgf,gof->pgo", inputs, restored).mean(0).reshape(-1) + fixed
+    np.testing.assert_allclose(got, wanted)
+
+
+# ---------------------------------------------------------------- every weighted op as a matrix product
+
+
+def op_of(program: Program) -> Op:
+    return program.main.ops[-1]
+
+
+def depthwise(multiplier: int = 1, **options: int) -> Program:
+    b = Builder()
+    x = b.input("image", (1, 8, 8, 4))
+    kernel, bias = b.weights("kernel", 1, 3, 3, 4 * multiplier), b.weights("bias", 4 * multiplier)
+    given = {"padding": 0, "strideW": 1, "strideH": 1, "depthMultiplier": multiplier, **options}
+    size = -(-8 // given["strideW"]) if given["padding"] == 0 else 6
+    shape = (1, size, size, 4 * multiplier)
+    return b.program(b.op("DEPTHWISE_CONV_2D", [x, kernel, bias], "out", shape, "DepthwiseConv2DOptions", **given))
+
+
+def convolution(groups: int = 1, **options: int) -> Program:
+    b = Builder()
+    x = b.input("image", (1, 8, 8, 4))
+    kernel, bias = b.weights("kernel", 6, 3, 2, 4 // groups), b.weights("bias", 6)
+    out = b.op("CONV_2D", [x, kernel, bias], "out", (1, *OUT[tuple(options.items())], 6), "Conv2DOptions", **options)
+    return b.program(out)
+
+
+SAME = (("padding", 0), ("strideW", 1), ("strideH", 1))
+STRIDED = (("padding", 0), ("strideW", 2), ("strideH", 3))
+VALID = (("padding", 1), ("strideW", 2), ("strideH", 1))
+DILATED = (("padding", 0), ("strideW", 1), ("strideH", 1), ("dilationWFactor", 2), ("dilationHFactor", 3))
+OUT = {SAME: (8, 8), STRIDED: (3, 4), VALID: (6, 4), DILATED: (8, 8)}
+
+
+def dense() -> Program:
+    b = Builder()
+    return b.program(b.dense(b.reshape(b.input("image", (1, 8, 8, 4)), "flat", (1, 256)), "out", 5))
+
+
+def transposed(padding: int, stride: int) -> Program:
+    b = Builder()
+    x = b.input("image", (1, 8, 8, 4))
+    size = 8 * stride if padding == 0 else 8 * stride + max(3 - stride, 0)
+    target = b.const("shape", np.array([1, size, size, 5], np.int32))
+    inputs: list[Tensor | None] = [target, b.weights("kernel", 5, 3, 3, 4), x, b.weights("bias", 5)]
+    options = {"padding": padding, "strideW": stride, "strideH": stride}
+    out = b.op("TRANSPOSE_CONV", inputs, "out", (1, size, size, 5), "TransposeConvOptions", **options)
+    b.graph.ops[-1].version = 3
+    return b.program(out)
+
+
+def product(batched: bool, adjoint: bool) -> Program:
+    b = Builder()
+    x = b.reshape(b.input("image", (1, 8, 8, 4)), "rows", (8, 8, 4))
+    shape = (5, 4) if adjoint else (4, 5)
+    kernel = b.weights("kernel", *((8,) if batched else ()), *shape)
+    return b.program(b.op("BATCH_MATMUL", [x, kernel], "out", (8, 8, 5), "BatchMatMulOptions", adjY=adjoint))
+
+
+PRODUCTS = {
+    "conv": convolution(**dict(SAME)),
+    "conv strided": convolution(**dict(STRIDED)),
+    "conv valid": convolution(**dict(VALID)),
+    "conv dilated": convolution(**dict(DILATED)),
+    "conv grouped": convolution(2, **dict(SAME)),
+    "depthwise": depthwise(),
+    "depthwise multiplied": depthwise(2),
+    "depthwise strided": depthwise(strideW=2, strideH=2),
+    "depthwise valid": depthwise(padding=1),
+    "dense": dense(),
+    "transposed": transposed(0, 2),
+    "transposed valid": transposed(1, 2),
+    "transposed unit": transposed(0, 1),
+    "matmul": product(False, False),
+    "matmul adjoint": product(False, True),
+    "matmul batched": product(True, False),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_the_matrix_view_gives_what_the_kernel_gives(name: str) -> None:
+    """W[g] @ x[p, g] + bias over all positions is the op's output on LiteRT."""
+    program = PRODUCTS[name]
+    op = op_of(program)
+    index, data = (1, 2) if op.code == "TRANSPOSE_CONV" else (1, 0)
+    kernel = op.inputs[index].values
+    shaped = IMAGES[:1].reshape(op.inputs[data].shape)
+    matrix = to_matrix(op, kernel)
+    np.testing.assert_array_equal(from_matrix(op, matrix, kernel.shape), kernel)
+    rows = input_rows(op, shaped, EVERYTHING, np.random.default_rng(0))
+    outputs = np.einsum("pgf,gof->pgo", rows, matrix)
+    if len(op.inputs) > index + 1 and op.code != "BATCH_MATMUL":
+        outputs = outputs + op.inputs[3 if data == 2 else 2].values.reshape(
+            scale_matrix(op, np.ones(outputs[0].size)).shape[:2]
+        )
+    if name == "matmul batched":
+        outputs = outputs.transpose(1, 0, 2)
+    got = octavo.Runner(Model(program), kernels="builtin")(IMAGES[:1])
+    np.testing.assert_allclose(outputs.reshape(got.shape), got, atol=1e-4)
+
+
+def test_sampled_positions_are_some_of_all() -> None:
+    op = op_of(PRODUCTS["conv strided"])
+    every = {row.tobytes() for row in input_rows(op, IMAGES[:1], EVERYTHING, RNG)}
+    some = input_rows(op, IMAGES[:1], 5, RNG)
+    assert some.shape == (5, 1, 24)
+    assert {row.tobytes() for row in some} <= every
+
+
+# ---------------------------------------------------------------- on models
+
+
+def skewed_cnn() -> Program:
+    """Depthwise and pointwise layers whose channels differ widely, and inputs with outliers: hard to round."""
+    b = Builder(3)
+    x = b.conv(b.input("image", (1, 8, 8, 4)), "stem", 16, act=1)
+    for index in range(3):
+        kernel = b.weights(f"dw{index}/kernel", 1, 3, 3, 16)
+        kernel.set_values(kernel.values * np.float32(10) ** b.rng.uniform(-1, 0.5, 16).astype(np.float32))
+        options = {"padding": 0, "strideW": 1, "strideH": 1, "depthMultiplier": 1, "fusedActivationFunction": 1}
+        inputs = [x, kernel, b.weights(f"dw{index}/bias", 16)]
+        x = b.op("DEPTHWISE_CONV_2D", inputs, f"dw{index}", (1, 8, 8, 16), "DepthwiseConv2DOptions", **options)
+        x = b.conv(x, f"pw{index}", 16, act=1)
+    return b.program(b.dense(b.reshape(x, "flat", (1, 1024)), "logits", 10))
+
+
+def smooth(count: int, seed: int) -> np.ndarray:
+    """Images of large areas: what stands in one pixel says much about its neighbours."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(-1, 1, (count, 2, 2, 4)).repeat(4, axis=1).repeat(4, axis=2)
+    return (coarse + rng.normal(size=(count, 8, 8, 4)) * 0.05).astype(np.float32)
+
+
+def decibels(reference: Model, small: Model) -> float:
+    unseen = smooth(64, 99)
+    return numerics.sqnr_db(octavo.Runner(reference)(unseen), octavo.Runner(small)(unseen))
+
+
+def test_balanced_is_better_than_fast() -> None:
+    """16-bit activations leave the weights' errors alone on the stage."""
+    reference = Model(skewed_cnn())
+    fast = octavo.quantize(reference, octavo.integer(activations=16, effort="fast"), smooth(32, 1))
+    balanced = octavo.quantize(reference, octavo.integer(activations=16), smooth(32, 1))
+    assert decibels(reference, balanced) > decibels(reference, fast) + 1
+    assert balanced.nbytes == fast.nbytes
+
+
+@pytest.mark.parametrize(
+    "scheme", [octavo.integer(), octavo.integer(activations=16), octavo.integer(per_channel=False)]
+)
+def test_the_file_does_not_depend_on_the_order_of_samples(scheme: octavo.Scheme) -> None:
+    reference = Model(skewed_cnn())
+    files = {bytes(octavo.quantize(reference, scheme, IMAGES[order])) for order in (slice(None), slice(None, None, -1))}
+    assert len(files) == 1
+
+
+def test_an_unknown_effort_is_an_error() -> None:
+    with pytest.raises(octavo.RecipeError, match=r"effort='fastest'.*fast, balanced, best"):
+        octavo.integer(effort="fastest")
+
+
+def degenerate(case: str) -> tuple[Program, np.ndarray]:
+    """A model, or samples, with one thing wrong."""
+    program, samples = skewed_cnn(), IMAGES.copy()
+    ops = {op.outputs[0].name: op for op in program.main.ops}
+    match case:
+        case "a single sample":
+            samples = samples[:1]
+        case "constant samples":
+            samples[:] = 0.25
+        case "zero samples":
+            samples[:] = 0
+        case "a constant channel":
+            samples[..., 1] = 0.5
+        case "dead channels":
+            ops["stem"].inputs[2].set_values(np.full(16, -100, np.float32))
+        case "zero weights":
+            ops["pw1"].inputs[1].set_values(np.zeros((16, 3, 3, 16), np.float32))
+        case "a zero channel":
+            kernel = ops["dw1"].inputs[1].values.copy()
+            kernel[..., 3] = 0
+            ops["dw1"].inputs[1].set_values(kernel)
+        case "outliers":
+            samples[3, 2, 2, 0] = 1e6
+        case "ranges without zero":
+            samples += 10
+        case "tiny values":
+            samples *= np.float32(1e-30)
+    return program, samples
+
+
+CASES = (
+    "a single sample", "constant samples", "zero samples", "a constant channel", "dead channels", "zero weights",
+    "a zero channel", "outliers", "ranges without zero", "tiny values",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_degenerate_models_and_samples(case: str) -> None:
+    """The file loads, runs on both kernel sets, gives finite numbers, and isn't worse than rounding to nearest."""
+    program, samples = degenerate(case)
+    reference = Model(program)
+    want = octavo.Runner(reference)(samples)
+    errors = {}
+    for effort in ("fast", "balanced"):
+        small = octavo.quantize(reference, octavo.integer(fallback=False, io="float32", effort=effort), samples)
+        for kernels in ("xnnpack", "builtin"):
+            got = octavo.Runner(small, kernels=kernels)(samples)
+            assert np.isfinite(got).all()
+        errors[effort] = float(((got - want) ** 2).sum())
+    span = float(want.max() - want.min()) or 1.0
+    assert errors["balanced"] <= 1.1 * errors["fast"] + want.size * (span / 100) ** 2
