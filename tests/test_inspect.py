@@ -10,7 +10,8 @@ from graphs import Builder
 from octavo.errors import DataError
 from octavo.graph import DType, Tensor
 from octavo.inspect import inspect
-from octavo.matching import counterparts, layer_of
+from octavo.layers import layer_of
+from octavo.matching import counterparts
 from octavo.model import Model
 from octavo.qtypes import QParams
 
@@ -192,6 +193,9 @@ def test_counterparts_see_through_conversions(pair):
         ("model/conv2d/BiasAdd/ReadVariableOp/resource", "model/conv2d"),
         ("model/relu/Relu;model/conv2d_2/BiasAdd;model/conv2d_1", "model/conv2d_1"),
         ("Identity", "Identity"),
+        ("main.Net/net.Net_m/torch.nn.modules.linear.Linear_fc;1", "fc"),
+        ("a.Net_m/a.Block_0/torch.nn.modules.activation.ReLU__act;;a.Net_m/a.Block_0/a.Conv2dSame__conv;2", "0._conv"),
+        ("a.Net_m/a.Block_3/torch.nn.modules.pooling.MaxPool2d_pool;1", "3.pool"),
         ("", ""),
     ],
 )

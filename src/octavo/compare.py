@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from octavo import numerics, tflite
-from octavo.errors import DataError
+from octavo.errors import DataError, RunError
 from octavo.footprint import arena_bytes, bytes_by_kind
 from octavo.graph.queries import float_tensors
 from octavo.metrics import classes_of, higher_is_better, metric_name, metric_of, per_sample
@@ -26,6 +26,9 @@ from octavo.runtime.runner import Outputs
 from octavo.runtime.session import Kernels, ModelLike, Port, model_bytes, model_path
 from octavo.runtime.workers import runner_for_many
 from octavo.tflite.files import write_whole
+
+if TYPE_CHECKING:
+    from octavo.inspect import Inspection
 
 SIGNIFICANT = 0.05  # p-values below are called more than noise
 
@@ -167,9 +170,35 @@ class Comparison:
           ModelFileError: the file can't be written.
           RunError: LiteRT refuses to run a model with its inside shown.
         """
-        from octavo.report.page import write_page
+        from octavo.report.data import page_data
+        from octavo.report.render import render
 
-        return write_page(self, Path(path), title, header)
+        inspections, notes = self.inspections()
+        models = self.subject.models if self.subject else {}
+        graphs = {name: tflite.read(model_bytes(model)).main for name, model in models.items()}
+        page = render(page_data(self, inspections, graphs, notes, title, header))
+        write_whole(Path(path), [page.encode()], overwrite=True)
+        return Path(path)
+
+    def inspections(self, limit: int = 32) -> tuple[dict[str, Inspection], list[str]]:
+        """`inspect` of each variant against the reference, and why for some there is none."""
+        from octavo.inspect import inspect
+
+        found: dict[str, Inspection] = {}
+        notes: list[str] = []
+        if self.subject is None:
+            return found, notes
+        models, x, progress = self.subject.models, self.subject.x, self.subject.progress
+        with task("inspecting layers", len(self.rows) - 1, progress) as work:
+            for row in self.rows:
+                if row.name == self.reference:
+                    continue
+                try:
+                    found[row.name] = inspect(models[self.reference], models[row.name], x, limit=limit)
+                except (DataError, RunError) as error:
+                    notes.append(f"{row.name} can't be inspected layer by layer: {error}")
+                work.advance()
+        return found, notes
 
     def __str__(self) -> str:
         return str(self._table())

@@ -29,7 +29,8 @@ from octavo.calibrate.data import InputSpec, count_hint, samples
 from octavo.errors import DataError
 from octavo.graph import Op, Program, Signature, Tensor
 from octavo.graph.views import cut, exposed
-from octavo.matching import CONVERSIONS, counterparts, layer_of
+from octavo.layers import layer_of
+from octavo.matching import CONVERSIONS, counterparts
 from octavo.ops import OPS, Tie
 from octavo.passes.pipeline import normalise
 from octavo.progress import track

@@ -29,36 +29,6 @@ def counterparts(original: Graph, small: Graph) -> dict[Tensor, Tensor]:
     return found
 
 
-# What stands behind a layer's path in tensor names: the primitives that JAX lowers a layer to.
-_PRIMITIVES = {
-    *("abs", "add", "argmax", "argmin", "broadcast_in_dim", "clamp", "concatenate", "conv_general_dilated", "cumsum"),
-    *("div", "dot_general", "dynamic_slice", "erf", "exp", "gather", "integer_pow", "log", "logistic", "max", "min"),
-    *("mul", "neg", "pad", "pow", "reduce_max", "reduce_min", "reduce_sum", "reduce_window", "reduce_window_max"),
-    *("reduce_window_sum", "relu", "relu6", "reshape", "rsqrt", "select_n", "slice", "softmax", "sqrt", "squeeze"),
-    *("sub", "tanh", "transpose"),
-}
-
-
-def layer_of(tensor: Tensor, maker: Op | None) -> str:
-    """The path of the Keras or PyTorch layer that makes a tensor; its whole name where none can be told.
-
-    Names are `layer/op`, the op being a primitive of JAX, or, from TensorFlow's converter, in capitals
-    (`conv2d/BiasAdd/ReadVariableOp`); that one joins the names of fused ops with semicolons, the first op last. A
-    constant of the op, named `layer/kernel`, tells most surely.
-    """
-    name = tensor.name.rpartition(";")[2].strip()
-    for constant in maker.inputs if maker else []:
-        path = constant.name.rpartition("/")[0] if constant is not None and constant.is_constant else ""
-        if path and ";" not in path and name.startswith(f"{path}/"):
-            return path
-    parts = name.split("/")
-    while len(parts) > 1 and (parts[-1][:1].isupper() or parts[-1] == "resource"):
-        parts.pop()
-    if len(parts) > 1 and parts[-1].rstrip("0123456789").rstrip("_") in _PRIMITIVES:
-        parts.pop()
-    return "/".join(parts)
-
-
 def _by_position(original: Graph, small: Graph) -> dict[Tensor, Tensor]:
     """Inputs and outputs keep their order."""
     found: dict[Tensor, Tensor] = {}
