@@ -223,7 +223,7 @@ addEventListener("load", () => setTimeout(() => {
     details: document.querySelector('[data-panel="graph"]:not([hidden]) .details').textContent,
     first: document.querySelector("table.sortable tbody tr td").dataset.value,
     title: document.title,
-    requests: performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => /^(http|ws)/.test(name)),
+    requests: performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => /^http/.test(name)),
     refused: window.refused,
     width: document.documentElement.scrollWidth - innerWidth,
   };
