@@ -17,6 +17,7 @@ from octavo.inspect import inspect
 from octavo.model import Model
 from octavo.qtypes import QParams
 from octavo.report.data import graph_data, page_data, pareto, precision, thumbnail, verdict
+from octavo.runtime.parity import parity
 
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 LARGEST = 6_000_000  # bytes
@@ -58,7 +59,11 @@ def comparison(evil: str = "") -> Comparison:
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "page.html"
     found = comparison(EVIL)
-    return found, found.to_html(path, f"A model {EVIL}", dataset=EVIL, seed=7, command=f"octavo compare {EVIL}")
+    name = f"int8{EVIL}"
+    kernels = {name: parity(found.subject.models[name], found.subject.x, kernels=("xnnpack", "reference"))}
+    return found, found.to_html(
+        path, f"A model {EVIL}", kernels, dataset=EVIL, seed=7, command=f"octavo compare {EVIL}"
+    )
 
 
 class Tags(HTMLParser):
@@ -116,6 +121,7 @@ def test_what_the_page_says(page):
         assert f"{row.bytes:,}" in texts
     assert f"{found['spoiled'].lost} lost" in texts
     assert "its weights are off by" in texts
+    assert "Kernels" in texts
     assert "octavo compare" in texts
     assert octavo.__version__ in texts
 
@@ -194,7 +200,7 @@ def test_models_that_do_not_fit_are_noted(tmp_path):
     found = compare({"a": network(), "b": Model(build.program(other))}, x, latency=False)
     inspections, notes = found.inspections()
     assert inspections == {} or "b" in inspections
-    data = page_data(found, inspections, {}, [*notes, "said aloud"], "", {})
+    data = page_data(found, inspections, {}, {}, [*notes, "said aloud"], "", {})
     assert "said aloud" in data["notes"]
     found.to_html(tmp_path / "page.html")
 

@@ -29,6 +29,7 @@ from octavo.tflite.files import write_whole
 
 if TYPE_CHECKING:
     from octavo.inspect import Inspection
+    from octavo.runtime.parity import Parity
 
 SIGNIFICANT = 0.05  # p-values below are called more than noise
 
@@ -157,12 +158,19 @@ class Comparison:
         write_whole(target, [text.encode()], overwrite=True)
         return target
 
-    def to_html(self, path: str | os.PathLike[str], title: str = "", **header: Any) -> Path:
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        title: str = "",
+        kernels: Mapping[str, Parity] | None = None,
+        **header: Any,
+    ) -> Path:
         """Write one page that shows all of this: it works offline, and holds no link to anything outside.
 
         Args:
           path: the `.html` file to write, whole or not at all.
           title: what was compared, for the page's headline.
+          kernels: what `octavo.runtime.parity.parity` found, by name of the variant.
           header: what else belongs to the record, such as dataset="mnist", seed=0, command="octavo demo".
 
         Raises:
@@ -176,7 +184,7 @@ class Comparison:
         inspections, notes = self.inspections()
         models = self.subject.models if self.subject else {}
         graphs = {name: tflite.read(model_bytes(model)).main for name, model in models.items()}
-        page = render(page_data(self, inspections, graphs, notes, title, header))
+        page = render(page_data(self, inspections, graphs, kernels or {}, notes, title, header))
         write_whole(Path(path), [page.encode()], overwrite=True)
         return Path(path)
 

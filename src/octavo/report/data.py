@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from octavo.compare import Comparison, Variant
     from octavo.inspect import Inspection
     from octavo.pairing import Flip
+    from octavo.runtime.parity import Parity
 
 PICTURES = 24  # of each variant
 THUMBNAIL = 96  # pixels
@@ -31,6 +32,7 @@ def page_data(
     comparison: Comparison,
     inspections: Mapping[str, Inspection],
     graphs: Mapping[str, Graph],
+    kernels: Mapping[str, Parity],
     notes: Sequence[str],
     title: str,
     header: Mapping[str, Any],
@@ -41,6 +43,7 @@ def page_data(
       comparison: the table.
       inspections: by name of the variant; those that could be made.
       graphs: main subgraph of each variant.
+      kernels: one file on several sets of kernels, by name of the variant.
       notes: what could not be shown, and why.
       title: the headline.
       header: what else belongs to the record: dataset, seed, command.
@@ -53,6 +56,7 @@ def page_data(
         "pareto": pareto(comparison),
         "layers": {name: found.as_dict() for name, found in inspections.items()},
         "graphs": {name: graph_data(graph, inspections.get(name)) for name, graph in graphs.items()},
+        "kernels": {printable(name): found.as_dict() for name, found in kernels.items()},
         "flips": _flips(comparison),
         "notes": [printable(note) for note in notes],
         "record": {**header, **comparison.settings},
@@ -238,7 +242,7 @@ def _pictures(comparison: Comparison) -> Callable[[Flip], str | None]:
     x = comparison.subject.x if comparison.subject else None
     if isinstance(x, Mapping):
         x = next(iter(x.values())) if len(x) == 1 else None
-    shape = tuple(getattr(x, "shape", ()))
+    shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
     is_image = len(shape) in (3, 4) and min(shape[1:3]) >= 8 and (len(shape) == 3 or shape[3] in (1, 3))
     made: dict[int, str] = {}
 

@@ -146,6 +146,35 @@ def layers_table(rows: Sequence[Mapping[str, Any]], limit: int = 20) -> Table:
     return Table(columns, cells, f"Error of each layer, relative to its output{more}")
 
 
+def parity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One file on several sets of kernels."""
+    columns = [
+        Column("kernels", style="bold"), Column("accuracy", True, "green"), Column("largest difference", True, "red"),
+        Column("samples that differ", True), Column("other class", True), Column("arena", True), Column("refused"),
+    ]  # fmt: skip
+
+    def largest(row: Mapping[str, Any]) -> str | None:
+        steps = row["largest_steps"]
+        if steps is None:
+            return _number(row["largest_error"], "{:.3g}")
+        return "1 step" if steps == 1 else f"{steps:.0f} steps"
+
+    cells = [
+        (
+            row["kernels"],
+            _number(row["accuracy"], "{:.2f} %", 100),
+            largest(row),
+            _number(row["differing"], "{:.2f} %", 100),
+            _number(row["disagreeing"], "{:.2f} %", 100),
+            _number(row["arena_bytes"], "{:,}"),
+            row["refused"] or None,
+        )
+        for row in rows
+    ]
+    shown = [i for i in range(len(columns)) if i == 0 or any(cell[i] is not None for cell in cells)]
+    return Table([columns[i] for i in shown], [[cell[i] for i in shown] for cell in cells])
+
+
 def _number(value: float | None, form: str, factor: float = 1) -> str | None:
     return None if value is None else form.format(value * factor)
 

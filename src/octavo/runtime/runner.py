@@ -14,6 +14,7 @@ from octavo.progress import task
 from octavo.runtime.batching import Layout, Samples, layout_of, match
 from octavo.runtime.codes import from_file, to_file
 from octavo.runtime.session import Kernels, ModelLike, Port, Session
+from octavo.runtime.tflm import TflmSession
 
 CHUNK_BYTES = 4 << 20  # of input that is scaled at once: one NumPy call for many samples, little memory
 
@@ -42,7 +43,7 @@ class Runner:
 
     Args:
       model: `.tflite` bytes, a path, or an `octavo.Model`.
-      kernels: "xnnpack", "builtin" or "reference" (see `Session`).
+      kernels: "xnnpack", "builtin" or "reference" (see `Session`), or "tflm" (see `octavo.runtime.tflm`).
       threads: threads inside one invocation, None is LiteRT's default, one.
       workers: copies of the model that run different samples at the same time. It pays where one invocation takes
         longer than about 0.1 ms.
@@ -65,7 +66,10 @@ class Runner:
     ) -> None:
         if workers < 1:
             raise RunError(f"workers is {workers}: use 1 or more")
-        self._sessions = [Session(model, kernels, threads, signature, name) for _ in range(workers)]
+        if kernels == "tflm":
+            self._sessions: list[Any] = [TflmSession(model, name) for _ in range(workers)]
+        else:
+            self._sessions = [Session(model, kernels, threads, signature, name) for _ in range(workers)]
         self.name = self._sessions[0].name
 
     @property
@@ -77,6 +81,11 @@ class Runner:
     def outputs(self) -> tuple[Port, ...]:
         """The model's outputs, as the file has them."""
         return self._sessions[0].outputs
+
+    @property
+    def arena_bytes(self) -> int | None:
+        """Memory that the kernels used, once they have run; only TFLM tells it, None for the others."""
+        return getattr(self._sessions[0], "arena_bytes", None)
 
     def __call__(self, x: Inputs) -> Outputs:
         """Run on one or more samples.

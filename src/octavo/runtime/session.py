@@ -108,7 +108,8 @@ class Session:
         name: str | None = None,
     ) -> None:
         if kernels not in _RESOLVERS:
-            raise RunError(f"unknown kernel set {kernels!r}: use one of {', '.join(_RESOLVERS)}")
+            hint = "; 'tflm' is for Runner, evaluate and parity only" if kernels == "tflm" else ""
+            raise RunError(f"unknown kernel set {kernels!r}: use one of {', '.join(_RESOLVERS)}{hint}")
         if threads is not None and threads < 1:
             raise RunError(f"threads is {threads}: use 1 or more, or None for LiteRT's default")
         self.name = printable(name) if name else model_name(model)

@@ -31,7 +31,12 @@ def runner_for_many(
     data = model_bytes(model)
     named = model if name is None and not isinstance(model, bytes) else data
     cores = min(usable_cores(), max(1, MEMORY // max(1, len(data))))
-    if threads is not None or cores == 1 or _seconds(Session(named, kernels, 1, name=name)) < WORTH:
+    if (
+        threads is not None
+        or cores == 1
+        or kernels == "tflm"
+        or _seconds(Session(named, kernels, 1, name=name)) < WORTH
+    ):
         return Runner(named, kernels, threads, name=name)
     return Runner(named, kernels, 1, workers=cores, name=name)
 
