@@ -64,9 +64,9 @@ def quantize(
     Args:
       model: a float model.
       recipe: `octavo.float16()`, `dynamic_range()`, `weight_only()`, `integer()`, or a `Recipe` with rules.
-      calibration: representative samples, for integer schemes: an array (samples first), a list of samples, a generator
-        or a function that makes one, dicts by input name, or batches of (x, y). A model from quantization-aware
-        training (`octavo.qat`) brings its ranges along and needs none.
+      calibration: representative samples, for integer schemes (others round better with them): an array (samples
+        first), a list of samples, a generator or a function that makes one, dicts by input name, or batches of (x, y).
+        A model from quantization-aware training (`octavo.qat`) brings its ranges along and needs none.
       progress: show a progress bar.
 
     Raises:
@@ -76,7 +76,7 @@ def quantize(
     """
     prepared = _prepared(model if isinstance(model, Model) else load(model))
     wanted = Recipe.of(recipe)
-    if not wanted.needs_ranges:
+    if not wanted.needs_ranges and calibration is None:
         return _carry_out(prepared, wanted, None)
     return _carry_out(prepared, wanted, _observe(prepared, wanted, calibration, progress))
 
@@ -142,11 +142,13 @@ def _carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Mode
     source, program = prepared.program, prepared.program.clone()
     if seen is None:
         decided = plan(program, recipe)
+        refine(program, decided, recipe, {})
     else:
         tensors = dict(zip(source.tensors(), program.tensors(), strict=True))
         ops = dict(zip(source.ops(), program.ops(), strict=True))
         chosen = ranges(source, recipe, seen)
-        decided = plan(program, recipe, {tensors[tensor]: bounds for tensor, bounds in chosen.items()})
+        chosen, observed = ({tensors[t]: bounds for t, bounds in found.items()} for found in (chosen, seen.ranges))
+        decided = plan(program, recipe, chosen, observed)
         refine(program, decided, recipe, {ops[op]: moments for op, moments in seen.moments.items()})
     apply(program, decided)
     return Model(program, tuple(decided.decisions.values()), prepared.notes)

@@ -18,7 +18,7 @@ from octavo.errors import NotIntegerError, RecipeError, Refusal
 from octavo.graph import DType, Graph, Op, Program, Tensor
 from octavo.judgement import better_in_float
 from octavo.ops import OPS, Row, Tie
-from octavo.qtypes import INT32_BIAS, INT64_BIAS, UINT8, QParams, QType
+from octavo.qtypes import INT8_WEIGHT, INT32_BIAS, INT64_BIAS, UINT8, QParams, QType
 from octavo.ranges import spread
 from octavo.recipe import DYNAMIC_MIN_ELEMENTS, IO, Recipe, Scheme
 from octavo.sites import Range, Sites, tie_sites
@@ -50,6 +50,8 @@ class Decision:
       precision: "int8", "int16", "dynamic", "float16", "weight_only", "float32", or "as is" for ops without floats.
       reason: why an op that was to be quantized stays in float; "" otherwise.
       remedy: what the user can do about it; "" if nothing.
+      weights: how its weights are stored, where that isn't told by the precision: "int4", or "4 bits in int8" where
+        no kernel takes int4.
     """
 
     op: str
@@ -57,6 +59,7 @@ class Decision:
     precision: str
     reason: str = ""
     remedy: str = ""
+    weights: str = ""
 
 
 @dataclass
@@ -70,7 +73,8 @@ class Plan:
       outputs: form in which a graph gives out a tensor, where it isn't as stored.
       versions: least kernel version that an op's precision needs.
       options: options that an op's precision needs.
-      codes: integers of a constant operand, where an algorithm chose better ones than rounding gives.
+      codes: integers of a constant, as an op reads it or as it is stored, where an algorithm chose better ones than
+        rounding gives.
     """
 
     decisions: dict[Op, Decision] = field(default_factory=dict)
@@ -79,17 +83,23 @@ class Plan:
     outputs: dict[tuple[Graph, Tensor], Form] = field(default_factory=dict)
     versions: dict[Op, int] = field(default_factory=dict)
     options: dict[Op, dict[str, object]] = field(default_factory=dict)
-    codes: dict[tuple[Op, int], np.ndarray] = field(default_factory=dict)
+    codes: dict[tuple[Op, int] | Tensor, np.ndarray] = field(default_factory=dict)
 
 
-def plan(program: Program, request: Recipe | Scheme, ranges: Mapping[Tensor, Range] | None = None) -> Plan:
+def plan(
+    program: Program,
+    request: Recipe | Scheme,
+    ranges: Mapping[Tensor, Range] | None = None,
+    observed: Mapping[Tensor, Range] | None = None,
+) -> Plan:
     """Decide what every tensor of `program` becomes.
 
     Args:
       program: a float model, normalised.
       request: a recipe or a scheme.
-      ranges: lowest and highest value of each float tensor, as calibrated; needed by integer schemes. A subgraph
-        without any (the body of a loop) stays in float.
+      ranges: lowest and highest value that each float tensor is to hold, as calibrated; needed by integer schemes. A
+        subgraph without any (the body of a loop) stays in float.
+      observed: lowest and highest value that were seen, where `ranges` are better ones than these.
 
     Raises:
       NotIntegerError: integer-only was asked for and some op has no integer form; lists every such op.
@@ -104,7 +114,7 @@ def plan(program: Program, request: Recipe | Scheme, ranges: Mapping[Tensor, Ran
     for graph in program.graphs:
         # Who calls a branch or a body hands it floats, whatever the file's own inputs and outputs are.
         asked = recipe if graph in entries else replace(recipe, scheme=replace(recipe.scheme, io=IO()))
-        _plan_graph(graph, asked, ranges or {}, result)
+        _plan_graph(graph, asked, ranges or {}, observed or ranges or {}, result)
     if recipe.scheme.kind == "integer" and not recipe.scheme.fallback:
         _refuse_floats(program, result)
     return result
@@ -133,13 +143,15 @@ def _refuse_floats(program: Program, result: Plan) -> None:
 # ---------------------------------------------------------------- step 1: a precision for every op
 
 
-def _plan_graph(graph: Graph, recipe: Recipe, ranges: Mapping[Tensor, Range], result: Plan) -> None:
+def _plan_graph(
+    graph: Graph, recipe: Recipe, ranges: Mapping[Tensor, Range], observed: Mapping[Tensor, Range], result: Plan
+) -> None:
     schemes = {op: recipe.scheme_of(op.keys) for op in graph.ops}
     ranges = spread(graph, ranges)
     decisions = {op: _decide(op, scheme, ranges) for op, scheme in schemes.items()}
     if recipe.scheme.fallback:
         given_out = recipe.scheme.io.output == "float32"
-        for op, reason in better_in_float(graph, _bits(decisions), ranges, given_out).items():
+        for op, reason in better_in_float(graph, _bits(decisions), observed, given_out).items():
             decisions[op] = _in_float(op, schemes[op], reason)
     _drop_islands(graph, decisions, _integer_borders(graph, recipe.scheme))
     bits = _bits(decisions)
@@ -338,9 +350,23 @@ def rescale_weights(op: Op, scheme: Scheme, result: Plan, qparams: QParams) -> N
     data = result.wants[op, facts.data].qparams
     assert data is not None
     qparams = numerics.widen_for_bias(qparams, float(data.scale[0]), None if bias is None else bias.values)
-    result.wants[op, facts.index] = Form(DType.INT8, qparams, qtype)
+    result.wants[op, facts.index] = Form(_weight_storage(op, scheme, result), qparams, qtype)
     if bias is not None and facts.bias is not None:
         result.wants[op, facts.bias] = _bias_form(op, row, scheme, data, qparams, bias, result)
+
+
+def _weight_storage(op: Op, scheme: Scheme, result: Plan) -> DType:
+    """int8; int4 for four bits where the kernel takes it, which may need a newer version; notes which in the plan."""
+    assert scheme.weights is not None
+    if scheme.weights.bits != 4:
+        return DType.INT8
+    bits = scheme.activations.bits if scheme.activations else 32
+    version = OPS[op.code].int4.get(bits)
+    if version is not None:
+        result.versions[op] = max(result.versions.get(op, 1), version)
+    kept = "4 bits in int8" if version is None else "int4"
+    result.decisions[op] = replace(result.decisions[op], weights=kept)
+    return DType.INT8 if version is None else DType.INT4
 
 
 def _bias_form(op: Op, row: Row, scheme: Scheme, data: QParams, weights: QParams, bias: Tensor, result: Plan) -> Form:
@@ -389,18 +415,22 @@ def _dynamic_form(op: Op, scheme: Scheme, result: Plan) -> None:
     assert tensor is not None
     axis = row.weights.axis if row.dynamic_per_channel else None
     qparams = numerics.weight_params(tensor.values, scheme.weights, axis)
-    result.wants[op, row.weights.index] = Form(DType.INT8, qparams, scheme.weights)
     result.versions[op] = row.dynamic
+    result.wants[op, row.weights.index] = Form(_weight_storage(op, scheme, result), qparams, scheme.weights)
     result.options[op] = dict(row.dynamic_options)
 
 
 def _stored_weights(op: Op, tensor: Tensor, scheme: Scheme) -> Form:
-    """int8 in the file, float32 in use. Per channel along the op's weight axis where it has one."""
+    """Integers in the file, float32 in use. Per channel along the op's weight axis where it has one.
+
+    Four bits are for weights: other constants, without a scale per channel, would lose too much.
+    """
     assert scheme.weights is not None
     row = OPS.get(op.code)
-    is_weights = row is not None and row.weights is not None and _weights(op, row) is tensor
-    axis = row.weights.axis if row is not None and row.weights is not None and is_weights else None
-    return Form(DType.INT8, numerics.weight_params(tensor.values, scheme.weights, axis), scheme.weights)
+    if row is None or row.weights is None or _weights(op, row) is not tensor:
+        return Form(DType.INT8, numerics.weight_params(tensor.values, INT8_WEIGHT, None), INT8_WEIGHT)
+    dtype = DType.INT4 if scheme.weights.bits == 4 else DType.INT8
+    return Form(dtype, numerics.weight_params(tensor.values, scheme.weights, row.weights.axis), scheme.weights)
 
 
 def _border_forms(graph: Graph, scheme: Scheme, sites: Sites, result: Plan) -> None:

@@ -1,0 +1,164 @@
+"""Let a running model show every float tensor that it computes, in branches too.
+
+The copy that runs gives out every float tensor as an output. Tensors inside the branches of an IF are handed out
+through the IF: both branches must have as many outputs, so each gives placeholders for what the other shows, and the
+condition tells which to believe. Bodies of loops keep their tensors to themselves: an output has one value, and they
+compute many.
+
+A custom op that LiteRT hasn't got can't run, nor can what depends on it; the rest can, and is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from octavo.calibrate.data import InputSpec
+from octavo.errors import RunError
+from octavo.graph import DType, Graph, Op, Program, Signature, Tensor
+from octavo.passes.drop_dead import called_graphs
+from octavo.runtime.session import Session
+from octavo.tflite import write
+
+_KEY = "octavo_calibrate"
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A tensor of the original program, where the copy's present subgraph has its values, and when they count.
+
+    Attributes:
+      source: the tensor of the original.
+      here: its value in the copy.
+      guards: (condition in the copy, value that it must have).
+    """
+
+    source: Tensor
+    here: Tensor
+    guards: tuple[tuple[Tensor, bool], ...] = ()
+
+
+class Window:
+    """One entry point of a program, running with everything shown.
+
+    Args:
+      program: a float model.
+      signature: the entry point; None is the main subgraph without a signature.
+
+    Raises:
+      RunError: LiteRT can't run it, even without custom ops.
+    """
+
+    def __init__(self, program: Program, signature: Signature | None = None) -> None:
+        graph = program.main if signature is None else signature.graph
+        try:
+            self._open(program, graph, signature, without_custom=False)
+        except RunError:
+            if not any(op.code == "CUSTOM" for op in graph.ops):
+                raise
+            self._open(program, graph, signature, without_custom=True)
+        self.specs = [InputSpec(p.name, p.shape_signature, p.dtype) for p in self.session.inputs]
+
+    @property
+    def watched(self) -> list[Tensor]:
+        """The tensors whose values it can show."""
+        return [shown.source for shown in self._shown]
+
+    def values(self, sample: Sequence[np.ndarray]) -> dict[Tensor, np.ndarray]:
+        """Run once; the values of each float tensor that this run computes, by tensor of the original program."""
+        self.session.resize([array.shape for array in sample])
+        results = dict(zip(self._outputs, self.session.invoke(sample), strict=True))
+        self.session.reset()
+        return {
+            shown.source: results[shown.here]
+            for shown in self._shown
+            if all(bool(results[condition].reshape(-1)[0]) == wanted for condition, wanted in shown.guards)
+        }
+
+    def _open(self, program: Program, graph: Graph, signature: Signature | None, without_custom: bool) -> None:
+        copy = program.clone()
+        sources = dict(zip(copy.tensors(), program.tensors(), strict=True))
+        own = copy.graphs[program.graphs.index(graph)]
+        if without_custom:
+            _cut_custom(own)
+        self._shown = _show(copy, own, sources)
+        conditions = [condition for shown in self._shown for condition, _ in shown.guards]
+        self._outputs = list(dict.fromkeys([*(shown.here for shown in self._shown), *conditions]))
+        own.outputs = self._outputs
+        twins = {source: twin for twin, source in sources.items()}
+        inputs = [(name, twins[t]) for name, t in (_named(graph.inputs) if signature is None else signature.inputs)]
+        outputs = [(str(index), tensor) for index, tensor in enumerate(self._outputs)]
+        copy.signatures = [s for s in copy.signatures if s.graph is not own]
+        copy.signatures.append(Signature(_KEY, inputs, outputs, own))
+        main = own is copy.main
+        self.session = Session(write(copy), signature=None if main else _KEY, name=program.source or None)
+
+
+def entries(program: Program) -> dict[str, Signature | None]:
+    """One entry point for each subgraph that has any, by signature key; the main subgraph's may have none ("")."""
+    found: dict[Graph, Signature | None] = {program.main: None}
+    for signature in program.signatures:
+        if found.get(signature.graph) is None:
+            found[signature.graph] = signature
+    return {"" if signature is None else signature.key: signature for signature in found.values()}
+
+
+def _show(program: Program, graph: Graph, sources: dict[Tensor, Tensor]) -> list[_Shown]:
+    """What `graph` of the copy can show: its own float tensors, and those of its branches."""
+    computed = [tensor for op in graph.ops for tensor in op.outputs]
+    own = [t for t in dict.fromkeys([*graph.inputs, *computed]) if t.dtype is DType.FLOAT32 and not t.is_constant]
+    shown = [_Shown(sources[tensor], tensor) for tensor in own]
+    for op in graph.ops:
+        if op.code == "IF":
+            shown += _through_if(program, graph, op, sources)
+    return shown
+
+
+def _through_if(program: Program, graph: Graph, op: Op, sources: dict[Tensor, Tensor]) -> list[_Shown]:
+    branches = [program.graphs[op.option(key)] for key in ("thenSubgraphIndex", "elseSubgraphIndex")]
+    condition = op.inputs[0]
+    callers = [index for other in program.ops() for index in called_graphs(other.options)]
+    alone = all(callers.count(program.graphs.index(branch)) == 1 for branch in branches)
+    if condition is None or not alone:
+        return []
+    shown = []
+    for branch, other, wanted in ((branches[0], branches[1], True), (branches[1], branches[0], False)):
+        inner = _show(program, branch, sources)
+        lifted: dict[Tensor, Tensor] = {}
+        for tensor in dict.fromkeys(t for s in inner for t in (s.here, *(guard for guard, _ in s.guards))):
+            outside = graph.add_tensor(tensor.copy(name=f"{op.name}/{tensor.name}", data=None, is_variable=False))
+            placeholder = other.add_tensor(Tensor("placeholder", tensor.dtype, ()))
+            placeholder.set_values(np.zeros((), tensor.dtype.numpy))
+            branch.outputs.append(tensor)
+            other.outputs.append(placeholder)
+            op.outputs.append(outside)
+            lifted[tensor] = outside
+        for s in inner:
+            guards = ((condition, wanted), *((lifted[guard], value) for guard, value in s.guards))
+            shown.append(_Shown(s.source, lifted[s.here], guards))
+    return shown
+
+
+def _cut_custom(graph: Graph) -> None:
+    """Take away custom ops and all that depends on them."""
+    lost: set[Tensor] = set()
+    kept = []
+    for op in graph.ops:
+        if op.code == "CUSTOM" or any(tensor in lost for tensor in op.inputs):
+            lost.update(op.outputs)
+        else:
+            kept.append(op)
+    graph.ops = kept
+
+
+def _named(tensors: list[Tensor]) -> list[tuple[str, Tensor]]:
+    """The tensors by their names in the file, made unique."""
+    names: dict[str, Tensor] = {}
+    for tensor in tensors:
+        name = tensor.name
+        while name in names:
+            name += "_"
+        names[name] = tensor
+    return list(names.items())

@@ -1,0 +1,107 @@
+"""Ops that could be integer and had better not: small inputs of LOG and RSQRT, and a fixed scale at the very end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import octavo
+from graphs import Builder
+from octavo import numerics
+from octavo.graph import Program
+from octavo.model import Model
+
+RNG = np.random.default_rng(0)
+
+
+def spectrogram() -> Program:
+    """log(dense(x)^2 + 1e-6), then a dense layer."""
+    b = Builder()
+    y = b.dense(b.input("x", (1, 16)), "filters", 16)
+    y = b.op("MUL", [y, y], "power", (1, 16), "MulOptions")
+    y = b.op("ADD", [y, b.const("tiny", np.array(1e-6, np.float32))], "floor", (1, 16), "AddOptions")
+    return b.program(b.dense(b.unary("LOG", y, "log"), "head", 4))
+
+
+def layer_norm() -> Program:
+    b = Builder()
+    x = b.input("x", (1, 16))
+    y = b.dense(x, "dense", 16)
+    axis = b.const("axis", np.array([1], np.int32))
+    centred = b.op("SUB", [y, b.op("MEAN", [y, axis], "mean", (1, 1), "ReducerOptions", keepDims=True)], "centred",
+                   (1, 16), "SubOptions")  # fmt: skip
+    square = b.op("MUL", [centred, centred], "square", (1, 16), "MulOptions")
+    variance = b.op("MEAN", [square, axis], "variance", (1, 1), "ReducerOptions", keepDims=True)
+    inverse = b.unary("RSQRT", variance, "inverse")
+    return b.program(b.dense(b.op("MUL", [centred, inverse], "normal", (1, 16), "MulOptions"), "head", 4))
+
+
+def loud_and_quiet(count: int = 32) -> np.ndarray:
+    return (RNG.normal(size=(count, 1, 16)) * np.geomspace(0.01, 10, count)[:, None, None]).astype(np.float32)
+
+
+def quality(model: Model, small: Model, samples: np.ndarray) -> float:
+    wanted, got = (np.stack([np.asarray(octavo.Runner(m)(x)) for x in samples]) for m in (model, small))
+    return numerics.sqnr_db(wanted, got)
+
+
+def kept(small: Model) -> set[str]:
+    return {decision.op.split("'")[1] for decision in small.summary().in_float}
+
+
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [
+        (spectrogram(), {"filters", "power", "floor", "log"}),
+        (layer_norm(), {"square", "variance", "inverse", "normal"}),
+    ],
+    ids=["log", "rsqrt"],
+)
+def test_small_inputs_stay_in_float(program: Program, names: set[str]) -> None:
+    model, samples = Model(program), loud_and_quiet()
+    small = octavo.quantize(model, octavo.integer(), samples)
+    assert kept(small) == names
+    assert quality(model, small, samples) > 14, "8 bits of input, over a range of 1,000 to 1"
+    only = octavo.quantize(model, octavo.integer(fallback=False), samples)
+    assert only.integer_only and quality(model, only, samples) < quality(model, small, samples) - 5
+
+
+def test_inputs_of_one_size_are_integers() -> None:
+    b = Builder()
+    x = b.unary("ABS", b.input("x", (1, 16)), "size")
+    y = b.op("ADD", [x, b.const("one", np.array(1, np.float32))], "above", (1, 16), "AddOptions")
+    model = Model(b.program(b.dense(b.unary("LOG", y, "log"), "head", 4)))
+    small = octavo.quantize(model, octavo.integer(), RNG.normal(size=(32, 1, 16)).astype(np.float32))
+    assert not kept(small)
+
+
+def sigmoid_at_the_end(reader: bool = False) -> Program:
+    b = Builder()
+    y = b.unary("LOGISTIC", b.dense(b.input("x", (1, 16)), "dense", 4), "chance")
+    return b.program(y, *([b.unary("ABS", y, "more")] if reader else []))
+
+
+def test_the_last_sigmoid_of_a_float_model_stays_in_float() -> None:
+    small = octavo.quantize(Model(sigmoid_at_the_end()), octavo.integer(), loud_and_quiet())
+    assert kept(small) == {"chance"}
+
+
+@pytest.mark.parametrize("scheme", [octavo.integer(io="int8"), octavo.integer(fallback=False)])
+def test_it_is_an_integer_where_that_is_what_leaves(scheme: octavo.Scheme) -> None:
+    small = octavo.quantize(Model(sigmoid_at_the_end()), scheme, loud_and_quiet())
+    assert small.integer_only
+
+
+def test_it_is_an_integer_where_something_reads_on() -> None:
+    small = octavo.quantize(Model(sigmoid_at_the_end(reader=True)), octavo.integer(), loud_and_quiet())
+    assert not kept(small)
+
+
+def test_weights_of_float_ops_are_stored_small() -> None:
+    b = Builder()
+    y = b.op("CUSTOM", [b.dense(b.input("x", (1, 64)), "first", 64)], "secret", (1, 64))
+    b.graph.ops[-1].custom_code = "NobodyKnows"
+    program = b.program(b.dense(y, "second", 64))
+    small = octavo.quantize(Model(program), octavo.integer(), RNG.normal(size=(8, 1, 64)).astype(np.float32))
+    assert small.summary().counts == {"int8": 1, "float32": 1, "weight_only": 1}
+    assert small.nbytes < 0.4 * Model(program).nbytes
