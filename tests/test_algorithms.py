@@ -10,10 +10,13 @@ from graphs import Builder
 from octavo import numerics
 from octavo.algorithms import bias_correction, gptq, mse_ranges, weight_scales
 from octavo.calibrate.observers import Histogram, Moments
-from octavo.graph import Op, Program, Tensor
+from octavo.graph import DType, Op, Program, Tensor
+from octavo.graph.verify import verify
 from octavo.model import Model
+from octavo.ops import OPS
 from octavo.qtypes import INT4_WEIGHT, INT8, INT8_WEIGHT, QType
 from octavo.unfold import from_matrix, input_rows, scale_matrix, to_matrix
+from one_op import build, feed
 
 RNG = np.random.default_rng(11)
 IMAGES = RNG.uniform(-1, 1, (32, 8, 8, 4)).astype(np.float32)
@@ -430,3 +433,57 @@ def test_degenerate_models_and_samples(case: str) -> None:
         errors[effort] = float(((got - want) ** 2).sum())
     span = float(want.max() - want.min()) or 1.0
     assert errors["balanced"] <= 1.1 * errors["fast"] + want.size * (span / 100) ** 2
+
+
+# ---------------------------------------------------------------- four bits
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme", "kept", "dtype"),
+    [
+        ("CONV_2D", octavo.integer(weights=4), "int4", DType.INT4),
+        ("DEPTHWISE_CONV_2D", octavo.integer(weights=4), "int4", DType.INT4),
+        ("FULLY_CONNECTED", octavo.integer(weights=4), "int4", DType.INT4),
+        ("TRANSPOSE_CONV", octavo.integer(weights=4), "4 bits in int8", DType.INT8),
+        ("BATCH_MATMUL", octavo.integer(weights=4), "4 bits in int8", DType.INT8),
+        ("CONV_2D", octavo.integer(weights=4, activations=16), "4 bits in int8", DType.INT8),
+        ("DEPTHWISE_CONV_2D", octavo.integer(weights=4, activations=16), "4 bits in int8", DType.INT8),
+        ("CONV_2D", octavo.dynamic_range(1, weights=4), "int4", DType.INT4),
+        ("DEPTHWISE_CONV_2D", octavo.dynamic_range(1, weights=4), "4 bits in int8", DType.INT8),
+        ("FULLY_CONNECTED", octavo.dynamic_range(1, weights=4), "int4", DType.INT4),
+    ],
+)
+def test_four_bits_are_stored_as_int4_where_a_kernel_takes_it(
+    kind: str, scheme: octavo.Scheme, kept: str, dtype: DType
+) -> None:
+    row = OPS[kind]
+    reference = Model(build(row))
+    samples = [feed(row, RNG) for _ in range(16)]
+    small = octavo.quantize(reference, scheme, samples)
+    weighted = next(op for op in small.program.main.ops if op.code == kind)
+    kernel = weighted.inputs[row.weights.index]
+    assert kernel.dtype is dtype
+    codes = numerics.unpack_int4(kernel.data, kernel.size) if dtype is DType.INT4 else kernel.values
+    assert np.abs(codes).max() <= 7
+    assert kept in str(small.summary())
+    reloaded = octavo.load(bytes(small))
+    verify(reloaded.program)
+    for kernels in ("xnnpack", "builtin"):
+        want = np.concatenate([octavo.Runner(reference)(sample).ravel() for sample in samples])
+        got = np.concatenate([octavo.Runner(reloaded, kernels=kernels)(sample).ravel() for sample in samples])
+        assert numerics.sqnr_db(want, got) > 20
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_four_bit_weights_for_storage_only(calibrated: bool) -> None:
+    reference = Model(skewed_cnn())
+    small = octavo.quantize(reference, octavo.weight_only(256, weights=4), smooth(32, 1) if calibrated else None)
+    eight = octavo.quantize(reference, octavo.weight_only(256))
+    assert small.nbytes < 0.7 * eight.nbytes
+    assert decibels(reference, small) > (17 if calibrated else 10)
+
+
+def test_other_widths_of_weights_are_refused() -> None:
+    for make in (octavo.integer, octavo.dynamic_range, octavo.weight_only):
+        with pytest.raises(octavo.RecipeError, match=r"weights=3: .*8 and 4 bits"):
+            make(weights=3)

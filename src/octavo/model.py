@@ -132,6 +132,10 @@ class Summary:
             return "not quantized by octavo"
         counted = ", ".join(f"{count} {precision}" for precision, count in sorted(self.counts.items()))
         lines = [f"{len(self.decisions)} ops: {counted}"]
+        for kept in sorted({decision.weights for decision in self.decisions} - {""}):
+            held = [decision for decision in self.decisions if decision.weights == kept]
+            why = " (no int4 kernel)" if kept != "int4" else ""
+            lines.append(f"  weights of {len(held)} ops: {kept}{why}: {', '.join(sorted({d.kind for d in held}))}")
         lines += [f"  in float: {d.op}: {d.reason}" + (f"; {d.remedy}" if d.remedy else "") for d in self.in_float]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)

@@ -112,6 +112,7 @@ class Row:
       int8, int16: kernel version for activations of that width; None: no right kernel.
       int16_bias32: kernel version for int16 activations with an int32 bias; None: the bias must be int64.
       dynamic: kernel version for float activations with int8 weights, quantized at run time.
+      int4: bits of the activations (32: float) -> kernel version that takes weights stored as int4.
       dynamic_per_channel: whether those weights may (and then do) carry a scale per channel.
       dynamic_options: options that the dynamic kernel needs.
       rescale_version: version from which the int8 kernel takes scale(a) * scale(b) / scale(out) >= 1.
@@ -132,6 +133,7 @@ class Row:
     int16: int | None = None
     int16_bias32: int | None = None
     dynamic: int | None = None
+    int4: Mapping[int, int] = field(default_factory=dict)
     dynamic_per_channel: bool = True
     dynamic_options: Mapping[str, Any] = field(default_factory=dict)
     rescale_version: int | None = None
@@ -221,7 +223,7 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
                 {"padding": 0, "strideW": 1, "strideH": 1, "fusedActivationFunction": 1},
             ),
             weights=Weights(1, axis=0, bias=2, bias_required=True),
-            int8=3, int16=4, int16_bias32=8, dynamic=5,
+            int8=3, int16=4, int16_bias32=8, dynamic=5, int4={8: 7, 32: 5},
         ),
         Row(
             "DEPTHWISE_CONV_2D", "awb", options_type="DepthwiseConv2DOptions",
@@ -230,13 +232,14 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
                 {"padding": 0, "strideW": 1, "strideH": 1, "depthMultiplier": 1},
             ),
             weights=Weights(1, axis=3, bias=2, bias_required=True),
-            int8=3, int16=5, dynamic=6,
+            int8=3, int16=5, dynamic=6, int4={8: 7},
         ),
         Row(
             "FULLY_CONNECTED", "awb", options_type="FullyConnectedOptions",
             sample=Sample((_ROWS, Const((7, 12)), Const((7,)))),
             weights=Weights(1, axis=0, bias=2),
-            int8=4, int16=7, int16_bias32=11, dynamic=12, dynamic_options={"asymmetricQuantizeInputs": True},
+            int8=4, int16=7, int16_bias32=11, dynamic=12, int4={8: 10, 32: 12},
+            dynamic_options={"asymmetricQuantizeInputs": True},
         ),
         Row(
             "TRANSPOSE_CONV", ".wab", options_type="TransposeConvOptions",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from octavo.errors import RecipeError
-from octavo.qtypes import INT8, INT8_WEIGHT, INT16, QType
+from octavo.qtypes import INT4_WEIGHT, INT8, INT8_WEIGHT, INT16, QType
 
 EFFORTS = ("fast", "balanced", "best")
 IO_TYPES = ("float32", "uint8", "int8", "int16")
@@ -80,6 +80,13 @@ class Scheme:
     effort: str = "fast"
 
 
+def _weight_type(bits: int) -> QType:
+    types = {8: INT8_WEIGHT, 4: INT4_WEIGHT}
+    if bits not in types:
+        raise RecipeError(f"weights={bits}: LiteRT has kernels for weights of 8 and 4 bits")
+    return types[bits]
+
+
 def keep_float() -> Scheme:
     """Leave ops as they are."""
     return Scheme("float32")
@@ -94,22 +101,24 @@ def float16(min_elements: int = FLOAT16_MIN_ELEMENTS) -> Scheme:
     return Scheme("float16", min_elements=min_elements)
 
 
-def dynamic_range(min_elements: int = DYNAMIC_MIN_ELEMENTS) -> Scheme:
+def dynamic_range(min_elements: int = DYNAMIC_MIN_ELEMENTS, weights: int = 8) -> Scheme:
     """Weights as int8; activations stay float in the file and are quantized at run time, batch by batch.
 
     Args:
       min_elements: smaller weights stay float32.
+      weights: 8 or 4 bits. Four need samples (`calibration=`) to be rounded well.
     """
-    return Scheme("dynamic_range", weights=INT8_WEIGHT, min_elements=min_elements)
+    return Scheme("dynamic_range", _weight_type(weights), min_elements=min_elements, effort="balanced")
 
 
-def weight_only(min_elements: int = DYNAMIC_MIN_ELEMENTS) -> Scheme:
+def weight_only(min_elements: int = DYNAMIC_MIN_ELEMENTS, weights: int = 8) -> Scheme:
     """Weights as int8 in the file, turned back into float32 before use: a quarter of the bytes, float arithmetic.
 
     Args:
       min_elements: smaller weights stay float32.
+      weights: 8 or 4 bits. Four need samples (`calibration=`) to be rounded well.
     """
-    return Scheme("weight_only", weights=INT8_WEIGHT, min_elements=min_elements)
+    return Scheme("weight_only", _weight_type(weights), min_elements=min_elements, effort="balanced")
 
 
 def integer(
@@ -118,6 +127,7 @@ def integer(
     activations: int = 8,
     per_channel: bool = True,
     effort: str = "balanced",
+    weights: int = 8,
 ) -> Scheme:
     """Weights as int8 and activations as int8 (or int16), with ranges from representative data.
 
@@ -130,6 +140,7 @@ def integer(
       per_channel: one weight scale per output channel where the kernel takes it.
       effort: "fast": observed ranges, rounding to nearest. "balanced": ranges, scales, rounding and biases with the
         least error, in seconds. "best": more statistics, and rounding gone over again.
+      weights: 8 or 4 bits. Four are stored as int4 where the kernel takes it, else as int8; the summary says which.
 
     Raises:
       RecipeError: another effort or width, or int16 inputs for 8-bit activations and the like.
@@ -147,7 +158,7 @@ def integer(
             raise RecipeError(f"io {side}={value} with {activations}-bit activations: choose {', '.join(allowed)}")
     return Scheme(
         "integer",
-        weights=INT8_WEIGHT,
+        weights=_weight_type(weights),
         activations=INT8 if activations == 8 else INT16,
         per_channel=per_channel,
         fallback=fallback,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from octavo.algorithms import bias_correction, gptq, mse_ranges, weight_scales
 from octavo.calibrate.observers import Moments
 from octavo.calibrate.run import Needs, Statistics
 from octavo.graph import Op, Program, Tensor
-from octavo.plan import Plan, rescale_weights
+from octavo.plan import Form, Plan, rescale_weights
 from octavo.qtypes import INT8, QParams
 from octavo.recipe import Recipe, Scheme
 from octavo.unfold import from_matrix, scale_matrix, to_matrix, weights_of
@@ -33,10 +34,15 @@ def needs(program: Program, recipe: Recipe, count: int | None = None) -> Needs:
       recipe: what is asked for.
       count: number of samples, if it is known: the fewer there are, the more is taken from each.
     """
-    wanted = [op for op in program.ops() if weights_of(op) and _scheme(op, recipe).effort != "fast"]
-    wanted = [op for op in wanted if _scheme(op, recipe).weights is not None]
+    schemes = {op: _scheme(op, recipe) for op in program.ops() if weights_of(op)}
+    wanted = [op for op, scheme in schemes.items() if scheme.effort != "fast" and scheme.weights is not None]
     rows = 32 if count is None else int(np.clip(_ROWS // max(count, 1), 16, 1024))
-    return Needs(rows=rows, histograms=recipe.scheme.effort != "fast", moments=tuple(wanted), gram=frozenset(wanted))
+    return Needs(
+        rows=rows,
+        histograms=recipe.needs_ranges and recipe.scheme.effort != "fast",
+        moments=tuple(wanted),
+        gram=frozenset(wanted),
+    )
 
 
 def _scheme(op: Op, recipe: Recipe) -> Scheme:
@@ -68,46 +74,87 @@ def _eight_bits(op: Op, recipe: Recipe) -> bool:
 
 
 def refine(program: Program, plan: Plan, recipe: Recipe, moments: Mapping[Op, Moments]) -> None:
-    """Choose scales and codes of all weights and biases of which there are moments; edits `plan`."""
+    """Choose scales and codes of the weights and biases that `plan` makes integer; edits `plan`.
+
+    Args:
+      program: the program of the plan.
+      plan: as made by `octavo.plan.plan`.
+      recipe: what is asked for.
+      moments: of the inputs of those ops of which there are samples; without, only scales of four bits are searched.
+    """
     readers = Counter(tensor for op in program.ops() for tensor in op.inputs if tensor is not None)
-    for op, seen in moments.items():
-        facts = weights_of(op)
-        if facts is None or (op, facts.index) not in plan.wants or plan.wants[op, facts.index].qparams is None:
+    for op in program.ops():
+        found = _weights(op, plan)
+        scheme = _scheme(op, recipe)
+        if found is None or scheme.effort == "fast" or scheme.weights is None:
             continue
-        tensor = op.inputs[facts.index]
-        assert tensor is not None
-        if readers[tensor] == 1:  # weights that several ops share keep one set of codes
-            _refine_weights(op, plan, _scheme(op, recipe), seen)
-        _correct_bias(op, plan, seen)
+        if readers[found.tensor] == 1:  # weights that several ops share keep one set of codes
+            _refine_weights(found, plan, scheme, moments.get(op))
+        if op in moments:
+            _correct_bias(found, plan, moments[op])
 
 
-def _refine_weights(op: Op, plan: Plan, scheme: Scheme, moments: Moments) -> None:
+@dataclass
+class _Weights:
+    """An op's weights in a plan: where they stand there (as the op reads them, or as stored), and in which form."""
+
+    op: Op
+    tensor: Tensor
+    key: tuple[Op, int] | Tensor
+    form: Form
+
+    @property
+    def qparams(self) -> QParams:
+        assert self.form.qparams is not None
+        return self.form.qparams
+
+
+def _weights(op: Op, plan: Plan) -> _Weights | None:
+    """None if the op's weights stay float."""
     facts = weights_of(op)
-    assert facts is not None and scheme.weights is not None
-    tensor = op.inputs[facts.index]
-    form = plan.wants[op, facts.index]
-    assert tensor is not None and form.qparams is not None
-    second = moments.second()
-    if second is None:
+    tensor = op.inputs[facts.index] if facts else None
+    if facts is None or tensor is None:
+        return None
+    wanted, stored = plan.wants.get((op, facts.index)), plan.stores.get(tensor)
+    if wanted is not None and wanted.qparams is not None:
+        return _Weights(op, tensor, (op, facts.index), wanted)
+    if stored is not None and stored.qparams is not None:
+        return _Weights(op, tensor, tensor, stored)
+    return None
+
+
+def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Moments | None) -> None:
+    op, qtype = found.op, scheme.weights
+    second = None if moments is None else moments.second()
+    weights = to_matrix(op, found.tensor.values)
+    factors = None if second is None else gptq.factor(second)
+    assert qtype is not None
+    if qtype.bits < 8:  # eight bits lose more by clipping than they win
+        importance = None if factors is None else factors.importance.reshape(len(weights), -1)[:, : weights.shape[2]]
+        scales = weight_scales.best_scales(weights, importance, scale_matrix(op, found.qparams.scale), qtype)
+        found = _rescaled(found, plan, scheme, scales)
+    if factors is None or moments is None:
         return
-    weights = to_matrix(op, tensor.values)
-    factors = gptq.factor(second)
     blocks = _in_blocks(weights, moments.block)
-    groups, outputs, _ = weights.shape
-    if scheme.weights.bits < 8:  # eight bits lose more by clipping unseen combinations than they win
-        importance = factors.importance.reshape(groups, -1)[:, : weights.shape[2]]
-        scales = scale_matrix(op, form.qparams.scale)
-        scales = weight_scales.best_scales(weights, importance, scales, scheme.weights)
-        rescale_weights(op, scheme, plan, QParams(scales, form.qparams.zero_point, form.qparams.axis))
-        form = plan.wants[op, facts.index]
-        assert form.qparams is not None
-    scales = scale_matrix(op, form.qparams.scale)
-    spread = np.broadcast_to(scales, (groups, outputs, 1))
-    repeated = np.repeat(spread, blocks.shape[0] // groups, axis=0)
-    codes = gptq.round_weights(blocks, repeated, factors, scheme.weights)
-    plan.codes[op, facts.index] = from_matrix(op, _out_of_blocks(codes, weights.shape), tensor.shape)
+    scales = np.broadcast_to(scale_matrix(op, found.qparams.scale), (*weights.shape[:2], 1))
+    codes = gptq.round_weights(blocks, scales.repeat(len(blocks) // len(weights), axis=0), factors, qtype)
+    plan.codes[found.key] = from_matrix(op, _out_of_blocks(codes, weights.shape), found.tensor.shape)
     if scheme.kind == "integer":
-        rescale_weights(op, scheme, plan, form.qparams)
+        rescale_weights(op, scheme, plan, found.qparams)  # once more: whether the sums fit depends on the codes
+
+
+def _rescaled(found: _Weights, plan: Plan, scheme: Scheme, scales: np.ndarray) -> _Weights:
+    """The same weights with other scales, in the plan too."""
+    qparams = QParams(scales, found.qparams.zero_point, found.qparams.axis)
+    if scheme.kind == "integer":
+        rescale_weights(found.op, scheme, plan, qparams)
+    elif isinstance(found.key, tuple):
+        plan.wants[found.key] = replace(found.form, qparams=qparams)
+    else:
+        plan.stores[found.key] = replace(found.form, qparams=qparams)
+    renewed = _weights(found.op, plan)
+    assert renewed is not None
+    return renewed
 
 
 def _in_blocks(weights: np.ndarray, block: int) -> np.ndarray:
@@ -125,21 +172,19 @@ def _out_of_blocks(codes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return joined.reshape(groups, outputs, -1)[:, :, :features]
 
 
-def _correct_bias(op: Op, plan: Plan, moments: Moments) -> None:
-    facts = weights_of(op)
-    assert facts is not None
-    mean = moments.mean()
-    if mean is None or facts.bias is None or facts.bias >= len(op.inputs):
+def _correct_bias(found: _Weights, plan: Plan, moments: Moments) -> None:
+    """Give an integer bias the codes that keep the mean output; needs the weights' final form."""
+    op, facts, mean = found.op, weights_of(found.op), moments.mean()
+    if mean is None or facts is None or facts.bias is None or facts.bias >= len(op.inputs):
         return
-    tensor, bias = op.inputs[facts.index], op.inputs[facts.bias]
-    if tensor is None or bias is None or (op, facts.bias) not in plan.wants:
+    bias, form = op.inputs[facts.bias], plan.wants.get((op, facts.bias))
+    current = _weights(op, plan)
+    if bias is None or form is None or form.qparams is None or form.qtype is None or current is None:
         return
-    form, bias_form = plan.wants[op, facts.index], plan.wants[op, facts.bias]
-    assert form.qparams is not None and form.qtype is not None
-    if bias_form.qparams is None or bias_form.qtype is None:
-        return
-    codes = plan.codes.get((op, facts.index))
-    codes = numerics.quantize(tensor.values, form.qparams, form.qtype) if codes is None else codes
-    restored = to_matrix(op, codes) * scale_matrix(op, form.qparams.scale.astype(np.float64))
-    wanted = bias_correction.corrected(bias.values, to_matrix(op, tensor.values), restored, mean)
-    plan.codes[op, facts.bias] = numerics.quantize_bias(wanted, bias_form.qparams, bias_form.qtype)
+    codes = plan.codes.get(current.key)
+    if codes is None:
+        assert current.form.qtype is not None
+        codes = numerics.quantize(current.tensor.values, current.qparams, current.form.qtype)
+    restored = to_matrix(op, codes) * scale_matrix(op, current.qparams.scale.astype(np.float64))
+    wanted = bias_correction.corrected(bias.values, to_matrix(op, current.tensor.values), restored, mean)
+    plan.codes[op, facts.bias] = numerics.quantize_bias(wanted, form.qparams, form.qtype)

@@ -6,6 +6,8 @@ A conversion is made once per tensor and form, right before its first reader.
 
 from __future__ import annotations
 
+import numpy as np
+
 from octavo import numerics
 from octavo.graph import DType, Graph, Op, Program, Tensor
 from octavo.ops import OPS
@@ -45,7 +47,9 @@ class _Rewriter:
 
     def _store(self, tensor: Tensor, form: Form) -> None:
         """Retype a tensor where it stands; a constant gets its new bytes."""
-        if tensor.is_constant:
+        if tensor in self.plan.codes:
+            _store_codes(tensor, self.plan.codes[tensor], form)
+        elif tensor.is_constant:
             self._fill(tensor, self.floats[tensor], form)
         else:
             tensor.dtype, tensor.qparams = form.dtype, form.qparams
@@ -57,8 +61,7 @@ class _Rewriter:
         assert form.qparams is not None and form.qtype is not None
         is_bias = form.qtype.bits >= 32
         convert = numerics.quantize_bias if is_bias else numerics.quantize
-        target.set_values(convert(source.values, form.qparams, form.qtype), form.dtype)
-        target.qparams = form.qparams
+        _store_codes(target, convert(source.values, form.qparams, form.qtype), form)
 
     def _rewrite(self, op: Op) -> None:
         for index, tensor in enumerate(op.inputs):
@@ -84,8 +87,7 @@ class _Rewriter:
             if codes is None:
                 self._fill(made, self.floats[tensor], wanted)
             else:
-                made.set_values(codes, wanted.dtype)
-                made.qparams = wanted.qparams
+                _store_codes(made, codes, wanted)
         else:
             made = self._convert(tensor, wanted)
         self.made[key] = made
@@ -118,6 +120,14 @@ class _Rewriter:
                 signature.outputs = [(name, made if t is tensor else t) for name, t in signature.outputs]
 
 
+def _store_codes(tensor: Tensor, codes: np.ndarray, form: Form) -> None:
+    """Make `tensor` a constant of `codes`, two to a byte if they are int4."""
+    tensor.set_values(codes, form.dtype)
+    if form.dtype is DType.INT4:
+        tensor.data = numerics.pack_int4(codes)
+    tensor.qparams = form.qparams
+
+
 def _same(a: Form, b: Form) -> bool:
     return a.dtype is b.dtype and a.qparams == b.qparams
 
@@ -128,6 +138,8 @@ def _conversion_version(kind: str, source: Tensor, made: Tensor) -> int:
         return 2 if made.dtype is DType.INT16 else 1
     if source.dtype in (DType.FLOAT16, DType.INT16):
         return 3
+    if source.dtype is DType.INT4:
+        return 6
     if source.dtype is DType.INT8:
         return 5 if source.qparams is not None and source.qparams.per_channel else 2
     return 1
