@@ -19,7 +19,7 @@ from octavo.cli import cli, main
 from octavo.graph import DType, Graph, Op, Program, Signature, Tensor
 from octavo.model import Model
 
-COMMANDS = ("demo", "convert", "quantize", "evaluate", "compare", "show")
+COMMANDS = ("demo", "convert", "quantize", "evaluate", "compare", "inspect", "show")
 VARIANTS = ("float32", "float16", "dynamic_range", "integer_float_io", "integer_only")
 SAMPLES, FEATURES, CLASSES = 120, 64, 24  # 1,536 weights: above the least number that dynamic range quantizes
 SLOWEST_HELP = 0.4  # seconds; measured: 0.06
@@ -207,12 +207,20 @@ class TestQuantize:
         x = np.load("data.npz")["x"]
         assert relative_error(runner(x), octavo.Runner("model.tflite")(x)) < 0.03
 
-    def test_calibrates_with_the_first_samples(self, folder):
+    def test_json(self, folder, capsys):
+        assert main(["quantize", "model.tflite", "-o", "small.tflite", "--to", "dynamic-range", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["bytes"] == (folder / "small.tflite").stat().st_size
+        assert told["ops"] == {"dynamic": 1}
+        assert told["decisions"][0]["kind"] == "FULLY_CONNECTED"
+
+    def test_calibrates_with_samples_spread_over_the_file(self, folder):
         x = np.load("data.npz")["x"]
-        x[:10] /= 16
+        x[::2] /= 16
         np.savez("rising.npz", x=x)
         scales = []
-        for samples in ("10", "11"):
+        half = len(x) // 2
+        for samples in (f"{half}", f"{half + 1}"):
             request = ["quantize", "model.tflite", "-o", f"{samples}.tflite", "--to", "integer-only"]
             assert main([*request, "--data", "rising.npz", "--samples", samples]) == 0
             scales.append(float(octavo.Runner(f"{samples}.tflite").inputs[0].scale[0]))
@@ -285,6 +293,12 @@ class TestEvaluate:
         assert error_line(capsys).startswith("unlabelled.npz has no labels: add an array y")
 
 
+    def test_json(self, folder, capsys):
+        assert main(["evaluate", "model.tflite", "--data", "data.npz", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["accuracy"], told["samples"], told["metric"]) == (0.9, SAMPLES, "top1")
+
+
 class TestCompare:
     def test_writes_every_variant_and_the_results(self, folder, capsys):
         assert main(["compare", "model.tflite", "--data", "data.npz", "-o", "out"]) == 0
@@ -325,6 +339,75 @@ class TestCompare:
         assert main([*request, "--force"]) == 0
         assert octavo.load("out/float32.tflite").nbytes > 0
         assert (folder / "out" / "notes.txt").read_text() == "mine"
+
+
+    def test_goes_on_with_what_is_there(self, folder, capsys):
+        request = ["compare", "model.tflite", "--data", "data.npz", "-o", "out"]
+        assert main(request) == 0
+        first = capsys.readouterr()
+        assert "already" not in first.err
+        written = {path.name: path.stat().st_mtime_ns for path in (folder / "out").glob("*.tflite")}
+        (folder / "out" / "float16.tflite").write_bytes(b"changed")
+        assert main(request) == 0
+        second = capsys.readouterr()
+        there = [line.split()[1] for line in second.err.splitlines() if "is in out already" in line]
+        assert sorted(there) == sorted(set(VARIANTS) - {"float16"})
+        kept = {path.name: path.stat().st_mtime_ns for path in (folder / "out").glob("*.tflite")}
+        assert {name for name in written if written[name] != kept[name]} == {"float16.tflite"}
+        assert second.out.splitlines()[:2] == first.out.splitlines()[:2]
+        # Other inputs: nothing is taken over, and nothing is overwritten unasked.
+        assert main([*request, "--samples", "50"]) == 1
+        assert "out isn't empty" in error_line(capsys)
+        assert main([*request, "--samples", "50", "--force"]) == 0
+        assert "already" not in capsys.readouterr().err
+
+    def test_interrupted(self, folder, capsys, monkeypatch):
+        import octavo.api
+
+        carry_out = octavo.api._carry_out
+
+        def interrupted(prepared, recipe, *rest):
+            if recipe.needs_ranges:
+                raise KeyboardInterrupt
+            return carry_out(prepared, recipe, *rest)
+
+        monkeypatch.setattr(octavo.api, "_carry_out", interrupted)
+        request = ["compare", "model.tflite", "--data", "data.npz", "-o", "out"]
+        assert main(request) == 130
+        lines = capsys.readouterr().err.splitlines()
+        assert "octavo: finished in out: float32, float16, dynamic_range; the same command goes on from there" in lines
+        monkeypatch.undo()
+        monkeypatch.chdir(folder)
+        assert {path.stem for path in (folder / "out").glob("*.tflite")} == set(VARIANTS[:3])
+        assert main(request) == 0
+        assert capsys.readouterr().err.count("is in out already") == 3
+
+    def test_json_and_page(self, folder, capsys):
+        request = ["compare", "model.tflite", "--data", "data.npz", "--html", "page.html", "--metric", "top5", "--json"]
+        assert main(request) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["metric"] == "top5"
+        assert told["command"].startswith("octavo compare model.tflite --data data.npz")
+        assert tuple(row["name"] for row in told["variants"]) == VARIANTS
+        assert (folder / "page.html").read_text().startswith("<!doctype html>")
+        assert main(request) == 1
+        assert "page.html exists" in error_line(capsys)
+
+
+class TestInspect:
+    def test_table(self, folder, capsys):
+        small = octavo.quantize(octavo.load("model.tflite"), octavo.integer(), np.load("data.npz")["x"])
+        small.save("small.tflite")
+        assert main(["inspect", "model.tflite", "small.tflite", "--data", "data.npz"]) == 0
+        out = capsys.readouterr().out
+        assert re.search(r"^y +FULLY_CONNECTED +\d\.\d\d %", out, re.MULTILINE)
+
+    def test_json(self, folder, capsys):
+        octavo.quantize("model.tflite", octavo.dynamic_range()).save("small.tflite")
+        assert main(["inspect", "model.tflite", "small.tflite", "--data", "data.npz", "--limit", "7", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["samples"] == 7
+        assert [layer["kind"] for layer in told["layers"]] == ["FULLY_CONNECTED"]
 
 
 class TestShow:

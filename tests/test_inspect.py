@@ -76,7 +76,7 @@ def test_a_planted_fault_ranks_first(pair, name):
     assert worst.name == name
     assert worst.own > 5 * second.own
     assert worst.weights == pytest.approx(0.3, rel=0.02)
-    assert worst.cause == f"its weights are off by {worst.weights:.1%}"
+    assert worst.cause == f"its weights are off by {100 * worst.weights:.1f} %"
     after = found.layers[[layer.name for layer in found.layers].index(name) + 1 :]
     for layer in after:
         assert layer.inherited > 3 * layer.own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,19 @@ from octavo.algorithms.refine import needs, ranges, refine
 from octavo.calibrate.data import count_hint
 from octavo.calibrate.run import Needs, Statistics, collect
 from octavo.errors import RecipeError
-from octavo.graph.queries import quantized_tensors, recorded_ranges
+from octavo.graph.queries import quantization_kind, quantized_tensors, recorded_ranges
 from octavo.model import Model
 from octavo.passes.apply import apply
+from octavo.passes.dequantize import dequantize as dequantize_program
 from octavo.passes.fake_quant_marks import fake_quant_marks
+from octavo.passes.fix_shapes import fix_shapes as fix_program_shapes
 from octavo.passes.pipeline import normalise
 from octavo.plan import plan
 from octavo.ranges import spread
 from octavo.recipe import IO, Recipe, Scheme, dynamic_range, float16, integer
 from octavo.text import printable
+
+Shapes = Mapping[str, Sequence[int]] | Sequence[int]
 
 
 def load(source: str | os.PathLike[str] | bytes) -> Model:
@@ -32,6 +36,38 @@ def load(source: str | os.PathLike[str] | bytes) -> Model:
     """
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     return Model(tflite.read(source), path=path)
+
+
+def fix_shapes(model: Model | str | os.PathLike[str] | bytes, shapes: Shapes) -> Model:
+    """The model with sizes for its dynamic dimensions; what is computed from shapes becomes constant.
+
+    Args:
+      model: a model.
+      shapes: input name -> shape, or one shape for a model with one input.
+
+    Raises:
+      RecipeError: an unknown input, a shape that doesn't fit it, or a dynamic input without one.
+      RunError: the model can't run with these shapes.
+    """
+    model = model if isinstance(model, Model) else load(model)
+    program = model.program.clone()
+    notes = fix_program_shapes(program, shapes)
+    return Model(program, notes=(*model.notes, *notes), path=model.path)
+
+
+def dequantize(model: Model | str | os.PathLike[str] | bytes) -> Model:
+    """A quantized model as a float one: the numbers that its integers stand for. The ranges of activations are kept.
+
+    Raises:
+      RecipeError: an op can't be brought back; names it.
+    """
+    model = model if isinstance(model, Model) else load(model)
+    program = model.program.clone()
+    notes = dequantize_program(program)
+    return Model(program, notes=(*model.notes, *notes), path=model.path)
+
+
+_back_to_float = dequantize  # where a parameter has that name
 
 
 def convert(source: Any, *, inputs: Any = None, batch: int | None = 1) -> Model:
@@ -57,6 +93,8 @@ def quantize(
     recipe: Recipe | Scheme,
     calibration: Any = None,
     *,
+    shapes: Shapes | None = None,
+    dequantize: bool = False,
     progress: bool = False,
 ) -> Model:
     """Make a smaller model; the given one stays as it is.
@@ -66,7 +104,10 @@ def quantize(
       recipe: `octavo.float16()`, `dynamic_range()`, `weight_only()`, `integer()`, or a `Recipe` with rules.
       calibration: representative samples, for integer schemes (others round better with them): an array (samples
         first), a list of samples, a generator or a function that makes one, dicts by input name, or batches of (x, y).
-        A model from quantization-aware training (`octavo.qat`) brings its ranges along and needs none.
+        A model from quantization-aware training (`octavo.qat`) brings its ranges along and needs none. A model with
+        several signatures takes a dict of such data by signature.
+      shapes: sizes for dynamic dimensions: input name -> shape, or one shape for a model with one input.
+      dequantize: bring a model that is quantized already back to float first.
       progress: show a progress bar.
 
     Raises:
@@ -74,7 +115,9 @@ def quantize(
       DataError: unusable samples; names the input and the sample.
       RecipeError: the request contradicts itself, or the model is quantized already.
     """
-    prepared = _prepared(model if isinstance(model, Model) else load(model))
+    source = model if isinstance(model, Model) else load(model)
+    source = _back_to_float(source) if dequantize else source
+    prepared = _prepared(source if shapes is None else fix_shapes(source, shapes))
     wanted = Recipe.of(recipe)
     if not wanted.needs_ranges and calibration is None:
         return _carry_out(prepared, wanted, None)
@@ -82,9 +125,16 @@ def quantize(
 
 
 def variants(
-    model: Model, calibration: Any, *, io: str | IO = "uint8", progress: bool = False
+    model: Model, calibration: Any, *, io: str | IO = "uint8", progress: bool = False, skip: Container[str] = ()
 ) -> Iterator[tuple[str, Model]]:
     """The model in every precision, calibrated once: the rows of `octavo demo` and `octavo compare`.
+
+    Args:
+      model: a float model.
+      calibration: as in `quantize`.
+      io: types of inputs and outputs of the integer-only variant.
+      progress: show progress bars.
+      skip: names of variants to leave out.
 
     Yields:
       (name, model): float32, float16, dynamic_range, integer_float_io, integer_only.
@@ -93,12 +143,21 @@ def variants(
       NotIntegerError: at the last variant, if some op can't be integer.
     """
     prepared = _prepared(model)
-    yield "float32", prepared
-    yield "float16", _carry_out(prepared, Recipe(float16()), None)
-    yield "dynamic_range", _carry_out(prepared, Recipe(dynamic_range()), None)
-    seen = _observe(prepared, Recipe(integer()), calibration, progress)
-    yield "integer_float_io", _carry_out(prepared, Recipe(integer()), seen)
-    yield "integer_only", _carry_out(prepared, Recipe(integer(fallback=False, io=io)), seen)
+    recipes = {
+        "float16": Recipe(float16()),
+        "dynamic_range": Recipe(dynamic_range()),
+        "integer_float_io": Recipe(integer()),
+        "integer_only": Recipe(integer(fallback=False, io=io)),
+    }
+    seen = None
+    if "float32" not in skip:
+        yield "float32", prepared
+    for name, recipe in recipes.items():
+        if name in skip:
+            continue
+        if recipe.needs_ranges and seen is None:
+            seen = _observe(prepared, Recipe(integer()), calibration, progress)
+        yield name, _carry_out(prepared, recipe, seen if recipe.needs_ranges else None)
 
 
 def _prepared(model: Model) -> Model:
@@ -112,8 +171,9 @@ def _prepared(model: Model) -> Model:
     quantized = quantized_tensors(program)
     if quantized:
         raise RecipeError(
-            f"{model.name or 'the model'} is quantized already ({len(quantized)} tensors, such as "
-            f"{printable(quantized[0].name)!r}): start from its float version"
+            f"{model.name or 'the model'} is quantized already: {quantization_kind(program) or 'some constants are'} "
+            f"(such as {printable(quantized[0].name)!r}); start from its float version, or bring it back to float with "
+            "dequantize=True (--dequantize)"
         )
     return Model(program, notes=tuple(notes), path=model.path)
 

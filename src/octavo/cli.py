@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ from octavo.console import (
     data_option,
     debug_option,
     force_option,
+    json_option,
     one_line,
     output_option,
     run,
@@ -137,8 +139,11 @@ def convert(source: Path, output: Path, batch: int | None, force: bool) -> None:
     help="Types of inputs and outputs: uint8, int8, float32, or input=uint8,output=float32. "
     "By default float32 for integer, and int8 for integer-only.",
 )
+@json_option
 @debug_option
-def quantize(model: Path, output: Path, to: str, data: Path | None, samples: int, io: str | None, force: bool) -> None:
+def quantize(
+    model: Path, output: Path, to: str, data: Path | None, samples: int, io: str | None, as_json: bool, force: bool
+) -> None:
     """Make MODEL, a .tflite or .keras file, smaller, and print what became of its ops.
 
     \b
@@ -161,6 +166,12 @@ def quantize(model: Path, output: Path, to: str, data: Path | None, samples: int
     loaded = _load(model)
     calibration = None if data is None else _spread(_samples(data, loaded, "train")[0], samples)
     small = octavo.quantize(loaded, scheme, calibration, progress=True)
+    if as_json:
+        small.save(output)
+        decisions = [asdict(decision) for decision in small.decisions]
+        told = {"file": str(output), "bytes": small.nbytes, "ops": small.summary().counts, "decisions": decisions}
+        click.echo(json.dumps({**told, "notes": small.notes}, indent=2))
+        return
     show_result(small.summary())
     _save(small, output)
 
@@ -170,14 +181,16 @@ def quantize(model: Path, output: Path, to: str, data: Path | None, samples: int
 @data_option("Samples and labels.", required=True)
 @click.option(
     "--kernels",
-    type=click.Choice(["xnnpack", "builtin", "reference"]),
+    type=click.Choice(["xnnpack", "builtin", "reference", "tflm"]),
     default="xnnpack",
     show_default=True,
-    help="LiteRT's kernels: the CPU's default, the optimized ones without XNNPACK, or the plain ones.",
+    help="LiteRT's kernels: the CPU's default, the optimized ones without XNNPACK, or the plain ones; or those of "
+    "TensorFlow Lite for Microcontrollers (needs octavo[tflm]).",
 )
 @click.option("--threads", metavar="N", type=click.IntRange(1), help="Threads inside one run of the model.")
+@json_option
 @debug_option
-def evaluate(model: Path, data: Path, kernels: str, threads: int | None) -> None:
+def evaluate(model: Path, data: Path, kernels: str, threads: int | None, as_json: bool) -> None:
     """Run MODEL, a .tflite or .keras file, on every sample with LiteRT and print its top-1 accuracy.
 
     \b
@@ -189,13 +202,24 @@ def evaluate(model: Path, data: Path, kernels: str, threads: int | None) -> None
     if y is None:
         raise DataError(f"{data} has no labels: add an array y with the class of each sample")
     result = octavo.evaluate(loaded, x, y, kernels=kernels, threads=threads, progress=True)
-    click.echo(f"accuracy {result.accuracy:.2%} over {result.count:,} samples")
+    if as_json:
+        told = {
+            "accuracy": result.accuracy,
+            "samples": result.count,
+            "metric": result.metric,
+            "seconds": result.seconds,
+        }
+        click.echo(json.dumps(told))
+    else:
+        click.echo(f"accuracy {result.accuracy:.2%} over {result.count:,} samples")
 
 
 @cli.command(short_help="Make every variant of a model and print the table.")
 @click.argument("model", type=PATH)
 @data_option("Samples and labels; some of the samples also calibrate.", required=True)
 @click.option("-o", "--out", metavar="DIR", type=PATH, help="Folder for the .tflite files and results.json.")
+@click.option("--html", metavar="FILE", type=PATH, help="Write a page that shows what each variant costs, and where.")
+@click.option("--metric", type=click.Choice(["top1", "top5", "mean_absolute_error"]), default="top1", show_default=True)
 @click.option(
     "--io",
     metavar="SPEC",
@@ -204,48 +228,112 @@ def evaluate(model: Path, data: Path, kernels: str, threads: int | None) -> None
     help="Types of inputs and outputs of the integer-only variant: uint8, int8, or input=uint8,output=int8.",
 )
 @samples_option
+@json_option
 @force_option
 @debug_option
-def compare(model: Path, data: Path, out: Path | None, io: str, samples: int, force: bool) -> None:
+def compare(
+    model: Path,
+    data: Path,
+    out: Path | None,
+    html: Path | None,
+    metric: str,
+    io: str,
+    samples: int,
+    as_json: bool,
+    force: bool,
+) -> None:
     """Make every variant of MODEL, a .tflite or .keras file, evaluate each on --data, and print the table.
 
-    Without labels in the file, the variants are compared with the float model only.
+    Without labels in the file, the variants are compared with the float model only. Variants that are in DIR
+    already, made from the same model, samples and versions, are not made again.
 
     \b
     Example:
-      octavo compare model.keras --data test.npz -o compared
+      octavo compare model.keras --data test.npz -o compared --html report.html
     """
-    if out is not None:
-        check_folder(out, force)
-    from octavo.api import variants
-
+    if html is not None:
+        check_output(html, force)
     loaded = _load(model)
     x, y = _samples(data, loaded, "test")
-    made: dict[str, Model] = {}
-    refused: NotIntegerError | None = None
-    try:
-        for name, variant in variants(loaded, _spread(x, samples), io=io, progress=True):
-            made[name] = variant
-    except NotIntegerError as error:  # integer-only comes last, and the others are worth their table
-        refused = error
+    made, refused = _variants(loaded, _spread(x, samples), io, out, force)
+    comparison = octavo.compare(made, x, y, metric, progress=True)
+    command = click.get_current_context().command_path
+    record = {"dataset": data.stem, "command": f"{command} {model} --data {data} --io {io} --samples {samples}"}
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, variant in made.items():
-            variant.save(out / f"{name}.tflite")
-        if refused is not None:
-            (out / "integer_only.tflite").unlink(missing_ok=True)  # of an earlier run
-    comparison = octavo.compare(made, x, y, progress=True)
-    show_result(comparison)
-    if out is not None:
-        comparison.to_json(out / "results.json", dataset=data.stem)
-        click.echo(f"The .tflite files and results.json are in {out}")
+        comparison.to_json(out / "results.json", **record)
+    if html is not None:
+        comparison.to_html(html, f"{model.name} on {data.name}", **record)
+    if as_json:
+        click.echo(json.dumps(comparison.as_dict(**record), indent=2, allow_nan=False))
+    else:
+        show_result(comparison)
+        for what, path in (("The .tflite files and results.json are", out), ("The page is", html)):
+            if path is not None:
+                click.echo(f"{what} in {path}")
     if refused is not None:
         click.echo(f"octavo: integer_only is missing: {one_line(refused)}", err=True)
 
 
+def _variants(
+    loaded: Model, calibration: dict[str, np.ndarray], io: str, out: Path | None, force: bool
+) -> tuple[dict[str, Model], NotIntegerError | None]:
+    """Make the variants that aren't in `out` yet; also why integer-only is missing, if it is."""
+    from octavo.api import variants
+    from octavo.resume import Folder
+
+    made: dict[str, Model] = {}
+    try:
+        if out is None:
+            made.update(variants(loaded, calibration, io=io, progress=True))
+            return made, None
+        folder = Folder(out, loaded, calibration, io)
+        check_folder(out, force or folder.is_same_work)
+        for name, variant, was_there in folder.make(progress=True):
+            made[name] = variant
+            if was_there:
+                click.echo(f"octavo: {name} is in {out} already, made from the same inputs", err=True)
+    except NotIntegerError as error:  # integer-only comes last, and the others are worth their table
+        if out is not None:
+            (out / "integer_only.tflite").unlink(missing_ok=True)  # of an earlier run
+        return made, error
+    except KeyboardInterrupt:
+        if out is not None:
+            listed = ", ".join(made) or "nothing"
+            click.echo(f"octavo: finished in {out}: {listed}; the same command goes on from there", err=True)
+        raise
+    return made, None
+
+
+@cli.command(short_help="Find the layers where a small model loses.")
+@click.argument("float_model", metavar="FLOAT", type=PATH)
+@click.argument("small", type=PATH)
+@data_option("Samples.", required=True)
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(1), default=64, show_default=True, help="Use N samples at most."
+)
+@json_option
+@debug_option
+def inspect(float_model: Path, small: Path, data: Path, limit: int, as_json: bool) -> None:
+    """Print for each layer of SMALL the error that it adds itself and the error that it inherits, the worst first.
+
+    FLOAT is the .tflite or .keras file that SMALL was made from.
+
+    \b
+    Example:
+      octavo inspect model.tflite small.tflite --data test.npz
+    """
+    loaded = _load(float_model)
+    x, _ = _samples(data, loaded, "test")
+    found = octavo.inspect(loaded, small, _spread(x, limit), limit=limit, progress=True)
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False))
+    else:
+        show_result(found)
+
+
 @cli.command(short_help="Print a model's graph as a table.")
 @click.argument("model", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON: a list with an object for each op.")
+@json_option
 @debug_option
 def show(model: Path, as_json: bool) -> None:
     """Print the graph of MODEL, a .tflite or .keras file: each op with its name, shapes, types and scales.

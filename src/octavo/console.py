@@ -84,6 +84,12 @@ def force_option(command: Command) -> Command:
     return click.option("--force", is_flag=True, help="Overwrite what exists.")(command)
 
 
+def json_option(command: Command) -> Command:
+    """The flag --json."""
+    what = "Print the result as JSON, for programs."
+    return click.option("--json", "as_json", is_flag=True, help=what)(command)
+
+
 def check_output(path: Path, force: bool) -> None:
     """Find that a file can't be written before the work, not after it.
 

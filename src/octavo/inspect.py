@@ -105,9 +105,9 @@ class Layer:
     def cause(self) -> str:
         """The likeliest reason for its own error, in words; "" if nothing stands out."""
         if self.weights is not None and self.weights > 0.03 and self.weights > 0.3 * self.own:
-            return f"its weights are off by {self.weights:.1%}"
+            return f"its weights are off by {100 * self.weights:.1f} %"
         if self.clipped > 0.001:
-            return f"its scale clips {self.clipped:.1%} of the values"
+            return f"its scale clips {100 * self.clipped:.1f} % of the values"
         if self.codes_used is not None and self.codes_used < 32:
             return f"its values span only {self.codes_used:.0f} steps of its scale"
         return ""

@@ -134,9 +134,9 @@ def layers_table(rows: Sequence[Mapping[str, Any]], limit: int = 20) -> Table:
         (
             row["layer"],
             row["kind"],
-            f"{row['own']:.2%}",
-            f"{row['inherited']:.2%}",
-            f"{row['total']:.2%}",
+            _number(row["own"], "{:.2f} %", 100),
+            _number(row["inherited"], "{:.2f} %", 100),
+            _number(row["total"], "{:.2f} %", 100),
             f"{row['low']:.3g} to {row['high']:.3g}",
             row["cause"] or None,
         )
