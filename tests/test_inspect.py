@@ -60,6 +60,7 @@ def test_a_sound_model(pair):
         assert 0 < layer.own < 0.05
         assert layer.total <= layer.own + layer.inherited + 1e-9
         assert layer.clipped == 0
+        assert layer.rounding <= layer.own + 0.01
     assert by_name["stem"].inherited == 0
     assert by_name["last"].inherited > 0.002
     assert by_name["stem"].weights < 0.01
@@ -80,6 +81,28 @@ def test_a_planted_fault_ranks_first(pair, name):
     after = found.layers[[layer.name for layer in found.layers].index(name) + 1 :]
     for layer in after:
         assert layer.inherited > 3 * layer.own
+
+
+def test_a_coarse_input_is_told():
+    """One channel of the input is far wider than the others, on which the next layer depends alone."""
+    build = Builder()
+    x = build.input("x", (1, 8, 8, 4))
+    y = build.conv(x, "wide", 4)
+    kernel = build.graph.ops[0].inputs[1]
+    factors = np.array([300, 1, 1, 1], np.float32)[:, None, None, None]
+    kernel.set_values(kernel.values * factors)
+    z = build.conv(y, "next", 4)
+    kernel = build.graph.ops[1].inputs[1]
+    kernel.set_values(kernel.values * np.array([0, 1, 1, 1], np.float32))
+    model = Model(build.program(z))
+    x = np.random.default_rng(0).normal(size=(10, 8, 8, 4)).astype(np.float32)
+    found = inspect(model, octavo.quantize(model, octavo.integer(), x), x)
+    worst = found.ranked[0]
+    assert worst.name == "next"
+    assert worst.rounding == pytest.approx(worst.own, rel=0.1)
+    assert worst.cause == f"rounding its input brings {100 * worst.rounding:.1f} %"
+    wide = next(layer for layer in found.layers if layer.name == "wide" and layer.kind == "CONV_2D")
+    assert wide.rounding < worst.rounding / 10
 
 
 def test_clipping_is_told(pair):

@@ -155,7 +155,7 @@ def graph_data(graph: Graph, inspection: Inspection | None) -> dict[str, Any]:
         }
         layer = errors.get(i)
         if layer is not None:
-            facts.update(own=layer.own, inherited=layer.inherited, total=layer.total, cause=layer.cause)
+            facts.update(own=layer.own, inherited=layer.inherited, cause=layer.cause)
         nodes.append({"x": places[i][0], "y": places[i][1], "kind": kind, "precision": precision(op), "facts": facts})
     return {"nodes": nodes, "edges": edges}
 
@@ -175,13 +175,13 @@ def precision(op: Op) -> str:
 
 
 def _places(graph: Graph, producers: Mapping[Tensor, Op], index: Mapping[Op, int]) -> list[tuple[int, int]]:
-    """(lane, level) of every op: below all that it reads, in the lane of the first of them if that is free."""
+    """(lane, level) of every op: below all that it reads, in the innermost of their lanes if that is free."""
     places: list[tuple[int, int]] = []
     taken: set[tuple[int, int]] = set()
     for op in graph.ops:
         above = [places[index[producers[t]]] for t in _read(op) if t in producers]
         level = 1 + max((y for _, y in above), default=-1)
-        lane = above[0][0] if above else 0
+        lane = min((x for x, _ in above), key=abs, default=0)
         lane = next(x for x in _from_middle(lane) if (x, level) not in taken)
         taken.add((lane, level))
         places.append((lane, level))
@@ -243,7 +243,7 @@ def _pictures(comparison: Comparison) -> Callable[[Flip], str | None]:
     if isinstance(x, Mapping):
         x = next(iter(x.values())) if len(x) == 1 else None
     shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
-    is_image = len(shape) in (3, 4) and min(shape[1:3]) >= 8 and (len(shape) == 3 or shape[3] in (1, 3))
+    is_image = len(shape) in (3, 4) and min(shape[1:3]) >= 8 and shape[3:] in ((), (1,), (3,))
     made: dict[int, str] = {}
 
     def picture(flip: Flip) -> str | None:
