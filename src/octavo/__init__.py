@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from octavo.api import convert, load, quantize
+    from octavo.api import convert, dequantize, fix_shapes, load, quantize
     from octavo.compare import Comparison, compare
     from octavo.errors import (
         ConversionError,
@@ -44,7 +44,7 @@ __version__ = "0.1.0"
 
 # Module -> the public names that it defines.
 _PUBLIC = {
-    "octavo.api": ("convert", "load", "quantize"),
+    "octavo.api": ("convert", "dequantize", "fix_shapes", "load", "quantize"),
     "octavo.compare": ("Comparison", "compare"),
     "octavo.errors": (
         "ConversionError",
@@ -100,9 +100,11 @@ __all__ = [
     "__version__",
     "compare",
     "convert",
+    "dequantize",
     "dynamic_range",
     "evaluate",
     "fake_quant",
+    "fix_shapes",
     "float16",
     "inspect",
     "integer",

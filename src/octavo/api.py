@@ -117,11 +117,11 @@ def quantize(
     """
     source = model if isinstance(model, Model) else load(model)
     source = _back_to_float(source) if dequantize else source
-    prepared = _prepared(source if shapes is None else fix_shapes(source, shapes))
+    prepared = prepare(source if shapes is None else fix_shapes(source, shapes))
     wanted = Recipe.of(recipe)
     if not wanted.needs_ranges and calibration is None:
-        return _carry_out(prepared, wanted, None)
-    return _carry_out(prepared, wanted, _observe(prepared, wanted, calibration, progress))
+        return carry_out(prepared, wanted, None)
+    return carry_out(prepared, wanted, observe(prepared, wanted, calibration, progress))
 
 
 def variants(
@@ -142,7 +142,7 @@ def variants(
     Raises:
       NotIntegerError: at the last variant, if some op can't be integer.
     """
-    prepared = _prepared(model)
+    prepared = prepare(model)
     recipes = {
         "float16": Recipe(float16()),
         "dynamic_range": Recipe(dynamic_range()),
@@ -156,11 +156,11 @@ def variants(
         if name in skip:
             continue
         if recipe.needs_ranges and seen is None:
-            seen = _observe(prepared, Recipe(integer()), calibration, progress)
-        yield name, _carry_out(prepared, recipe, seen if recipe.needs_ranges else None)
+            seen = observe(prepared, Recipe(integer()), calibration, progress)
+        yield name, carry_out(prepared, recipe, seen if recipe.needs_ranges else None)
 
 
-def _prepared(model: Model) -> Model:
+def prepare(model: Model) -> Model:
     """A float model in normal form, as a copy.
 
     Raises:
@@ -175,10 +175,10 @@ def _prepared(model: Model) -> Model:
             f"(such as {printable(quantized[0].name)!r}); start from its float version, or bring it back to float with "
             "dequantize=True (--dequantize)"
         )
-    return Model(program, notes=tuple(notes), path=model.path)
+    return Model(program, notes=(*model.notes, *notes), path=model.path)
 
 
-def _observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) -> Statistics:
+def observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) -> Statistics:
     """What the samples show; the ranges that training recorded take the place of observed ones.
 
     A model from quantization-aware training has learned to live with rounding to nearest: no other is looked for.
@@ -197,7 +197,7 @@ def _observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) 
     return Statistics(recorded=recorded)
 
 
-def _carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model:
+def carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model:
     """Plan on the prepared model, refine, and apply to a copy."""
     source, program = prepared.program, prepared.program.clone()
     if seen is None:

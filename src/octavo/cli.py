@@ -26,6 +26,8 @@ from octavo.console import (
     json_option,
     one_line,
     output_option,
+    prepared,
+    preparing_options,
     run,
     samples_option,
 )
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
     from octavo.model import Model
     from octavo.recipe import Scheme
+
+    Shapes = Sequence[tuple[str, tuple[int, ...]]]
 
 # --to and the function of octavo.recipe that makes its scheme.
 _SCHEMES = {
@@ -114,8 +118,9 @@ def demo(out: Path, seed: int, data: Path | None) -> None:
     show_default=True,
     help="Batch size in the file; 'none' keeps it dynamic where the model allows.",
 )
+@preparing_options
 @debug_option
-def convert(source: Path, output: Path, batch: int | None, force: bool) -> None:
+def convert(source: Path, output: Path, batch: int | None, shapes: Shapes, dequantize: bool, force: bool) -> None:
     """Turn SOURCE, a .keras or .tflite file, into a float .tflite file.
 
     \b
@@ -124,7 +129,7 @@ def convert(source: Path, output: Path, batch: int | None, force: bool) -> None:
     """
     check_output(output, force)
     model = octavo.convert(source, batch=batch)
-    _save(model, output)
+    _save(prepared(model, shapes, dequantize), output)
 
 
 @cli.command(short_help="Make a model smaller.")
@@ -139,10 +144,20 @@ def convert(source: Path, output: Path, batch: int | None, force: bool) -> None:
     help="Types of inputs and outputs: uint8, int8, float32, or input=uint8,output=float32. "
     "By default float32 for integer, and int8 for integer-only.",
 )
+@preparing_options
 @json_option
 @debug_option
 def quantize(
-    model: Path, output: Path, to: str, data: Path | None, samples: int, io: str | None, as_json: bool, force: bool
+    model: Path,
+    output: Path,
+    to: str,
+    data: Path | None,
+    samples: int,
+    io: str | None,
+    shapes: Shapes,
+    dequantize: bool,
+    as_json: bool,
+    force: bool,
 ) -> None:
     """Make MODEL, a .tflite or .keras file, smaller, and print what became of its ops.
 
@@ -158,12 +173,13 @@ def quantize(
     Examples:
       octavo quantize model.keras -o small.tflite --to dynamic-range
       octavo quantize model.tflite -o small.tflite --to integer --data train.npz
+      octavo quantize model.tflite -o small.tflite --to float16 --shape input=1,224,224,3
     """
     scheme = _scheme(to, io)
-    if scheme.kind == "integer" and data is None:
+    if scheme.kind == "integer" and data is None and not dequantize:
         raise click.UsageError(f"--to {to} needs representative samples: give --data FILE.npz")
     check_output(output, force)
-    loaded = _load(model)
+    loaded = prepared(_load(model), shapes, dequantize)
     calibration = None if data is None else _spread(_samples(data, loaded, "train")[0], samples)
     small = octavo.quantize(loaded, scheme, calibration, progress=True)
     if as_json:

@@ -8,11 +8,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from octavo.errors import ModelFileError, OctavoError
+
+if TYPE_CHECKING:
+    from octavo.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -88,6 +91,44 @@ def json_option(command: Command) -> Command:
     """The flag --json."""
     what = "Print the result as JSON, for programs."
     return click.option("--json", "as_json", is_flag=True, help=what)(command)
+
+
+class Shape(click.ParamType):
+    """NAME=1,224,224,3, or 1,224,224,3 for a model with one input: a pair of name ("" if left out) and sizes."""
+
+    name = "NAME=N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        name, _, sizes = value.rpartition("=")
+        try:
+            return name, tuple(int(size) for size in sizes.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no shape: write input=1,224,224,3", param, ctx)
+
+
+def preparing_options(command: Command) -> Command:
+    """--shape and --dequantize, passed on as `shapes` and `dequantize`; see `prepared`."""
+    shape = click.option(
+        "--shape",
+        "shapes",
+        metavar=Shape.name,
+        type=Shape(),
+        multiple=True,
+        help="Sizes for an input with dynamic dimensions; NAME= may be left out for a model with one input. Repeatable.",
+    )
+    what = "Bring a model that is quantized already back to float first."
+    return shape(click.option("--dequantize", is_flag=True, help=what)(command))
+
+
+def prepared(model: Model, shapes: Sequence[tuple[str, tuple[int, ...]]], dequantize: bool) -> Model:
+    """The model as --shape and --dequantize want it."""
+    import octavo
+
+    model = octavo.dequantize(model) if dequantize else model
+    named = dict(shapes)
+    return octavo.fix_shapes(model, named.get("", named)) if named else model
 
 
 def check_output(path: Path, force: bool) -> None:

@@ -46,7 +46,7 @@ def needs(program: Program, recipe: Recipe, count: int | None = None) -> Needs:
 
 
 def _scheme(op: Op, recipe: Recipe) -> Scheme:
-    return recipe.scheme_for(op.code, op.outputs[0].name if op.outputs else "")
+    return recipe.scheme_of(op.keys)
 
 
 def ranges(program: Program, recipe: Recipe, statistics: Statistics) -> dict[Tensor, tuple[float, float]]:
@@ -139,14 +139,14 @@ def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Moment
     scales = np.broadcast_to(scale_matrix(op, found.qparams.scale), (*weights.shape[:2], 1))
     codes = gptq.round_weights(blocks, scales.repeat(len(blocks) // len(weights), axis=0), factors, qtype)
     plan.codes[found.key] = from_matrix(op, _out_of_blocks(codes, weights.shape), found.tensor.shape)
-    if scheme.kind == "integer":
+    if scheme.kind == "integer" and isinstance(found.key, tuple):
         rescale_weights(op, scheme, plan, found.qparams)  # once more: whether the sums fit depends on the codes
 
 
 def _rescaled(found: _Weights, plan: Plan, scheme: Scheme, scales: np.ndarray) -> _Weights:
     """The same weights with other scales, in the plan too."""
     qparams = QParams(scales, found.qparams.zero_point, found.qparams.axis)
-    if scheme.kind == "integer":
+    if scheme.kind == "integer" and isinstance(found.key, tuple):
         rescale_weights(found.op, scheme, plan, qparams)
     elif isinstance(found.key, tuple):
         plan.wants[found.key] = replace(found.form, qparams=qparams)

@@ -45,3 +45,25 @@ def record_range(tensor: Tensor, low: float, high: float) -> None:
     tensor.extra["quantization"] = {
         **known, "min": np.array([low], np.float32), "max": np.array([high], np.float32),
     }  # fmt: skip
+
+
+def quantization_kind(program: Program) -> str:
+    """In what way a model is quantized, in words; "" if it isn't.
+
+    Weights that are only stored small (float16, weight-only, dynamic range) don't count: the activations are float.
+    """
+    narrow = {DType.INT8, DType.UINT8, DType.INT16}
+    conversions = ("QUANTIZE", "DEQUANTIZE")
+    integer = floating = pairs = 0
+    for graph in program.graphs:
+        for op in graph.ops:
+            computed = [t for t in [*op.inputs, *op.outputs] if t is not None and not t.is_constant]
+            codes = any(t.qparams is not None and t.dtype in narrow for t in computed)
+            if op.code in conversions:
+                pairs += codes
+            else:
+                integer += codes
+                floating += not codes and any(t.dtype is DType.FLOAT32 for t in computed)
+    if integer:
+        return f"integer in {integer} of its {integer + floating} ops" if floating else "integer throughout"
+    return "quantized and dequantized between float ops (QDQ)" if pairs else ""
