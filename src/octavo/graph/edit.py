@@ -124,6 +124,17 @@ class Editor:
             if self._makers.get(tensor) is op:
                 del self._makers[tensor]
 
+    def prune(self, op: Op | None) -> None:
+        """Take away an op if nobody reads what it makes, and then what only it read."""
+        if op is None or op in self._gone or not is_pure(op):
+            return
+        if any(self.readers(tensor) or self.is_border(tensor) for tensor in op.outputs):
+            return
+        makers = [self.maker(tensor) for tensor in op.inputs]
+        self.remove(op)
+        for maker in makers:
+            self.prune(maker)
+
     def bypass(self, op: Op, source: Tensor | None = None) -> bool:
         """Take `op` away, whose first output equals `source` (its first input by default); False if it has to stay.
 

@@ -8,17 +8,26 @@ from __future__ import annotations
 from octavo.graph import Program
 from octavo.passes.add_bias import add_bias
 from octavo.passes.cancel_moves import cancel_moves
+from octavo.passes.center_first import center_first
+from octavo.passes.computed_weights import computed_weights
 from octavo.passes.densify import densify
 from octavo.passes.drop_dead import drop_dead
 from octavo.passes.drop_identities import drop_identities
+from octavo.passes.drop_nan_guards import drop_nan_guards
 from octavo.passes.fake_quant_marks import fake_quant_marks
 from octavo.passes.fold_constants import fold_constants
 from octavo.passes.fold_pad import fold_pad
 from octavo.passes.fold_scales import fold_scales
 from octavo.passes.fuse_activations import fuse_activations
 from octavo.passes.pin_arguments import pin_arguments
+from octavo.passes.recognise_embedding import recognise_embedding
+from octavo.passes.recognise_functions import recognise_functions
 from octavo.passes.recognise_hard_swish import recognise_hard_swish
+from octavo.passes.recognise_pools import recognise_pools
 from octavo.passes.recognise_relu import recognise_relu
+from octavo.passes.recognise_resize import recognise_resize
+from octavo.passes.recognise_softmax import recognise_softmax
+from octavo.passes.share_equal import share_equal
 from octavo.passes.spell_out import spell_out
 from octavo.passes.transpose_conv_bias import transpose_conv_bias
 from octavo.passes.unpack_constants import unpack_constants
@@ -31,6 +40,15 @@ PASSES = (
     pin_arguments,  # weights that a branch gets as arguments are constants for all that follows
     drop_dead,  # no work on what nobody reads
     fold_constants,  # makes shapes, weights and divisors known
+    share_equal,  # a layer used twice must be one for what recognises attention and PRELU
+    drop_nan_guards,  # a choice that no integer makes
+    recognise_functions,  # before spell_out, and before constants fold into what stands next to an activation
+    recognise_pools,  # its body is a subgraph that drop_dead then drops
+    recognise_embedding,  # as the next ones: one op in place of many, while the pieces are as converters made them
+    recognise_resize,  # before cancel_moves merges its reshapes with others
+    recognise_softmax,
+    center_first,  # before spell_out turns its NEG into a MUL
+    computed_weights,  # what attention multiplies isn't constant
     spell_out,  # DIV by a constant is a MUL for fold_scales and recognise_hard_swish
     drop_identities,  # x * 1 stands between no two ops any longer
     cancel_moves,  # nor does a reshape
