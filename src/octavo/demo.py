@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from octavo.api import convert, variants
+from octavo.api import convert, quantize, variants
 from octavo.compare import Comparison, compare
 from octavo.datasets.mnist import MNIST, SIZE, load
 from octavo.frontends.keras import import_keras
 from octavo.progress import task
+from octavo.recipe import integer
 
 if TYPE_CHECKING:
     import keras
 
 EPOCHS = 5
 REPRESENTATIVE = 100  # images that calibrate the integer variants
+QAT_IMAGES = 1000
+QAT_BATCH = 500
 BATCH = 32  # Keras's default, and that of TensorFlow's quantization tutorials
 
 
@@ -51,6 +54,8 @@ def run(out: Path, seed: int = 0, data: Path | None = None, progress: bool = Fal
     for name, model in variants(convert(keras_model), scaled(mnist.x_train[chosen]), io="uint8", progress=progress):
         model.save(out / f"{name}.tflite")
         made[name] = model
+    made["qat"] = quantize(convert(qat_variant(keras_model, mnist, seed)), integer(fallback=False, io="uint8"))
+    made["qat"].save(out / "qat.tflite")
     comparison = compare(made, scaled(mnist.x_test), mnist.y_test, progress=progress)
     comparison.to_json(out / "results.json", dataset="mnist", seed=seed)
     return comparison
@@ -121,3 +126,34 @@ def _step_counter(total: int, progress: Callable[[int, int], None]) -> keras.cal
         progress(done, total)
 
     return import_keras().callbacks.LambdaCallback(on_train_batch_end=step)
+
+
+def qat_variant(model: keras.Model, mnist: MNIST, seed: int) -> keras.Model:
+    """The trained model, fine-tuned with the device's rounding in it.
+
+    On the first 1,000 training images, batches of 500, one epoch, the last tenth of them for validation: what
+    TensorFlow's guide to quantization-aware training does.
+
+    Args:
+      model: from `train`.
+      mnist: the training images and labels are used.
+      seed: of the order of the images.
+
+    Returns:
+      An aware model; `octavo.convert` makes a `.tflite` model of it, which needs no calibration.
+    """
+    from octavo.qat.build import quantize_model
+
+    keras = import_keras()
+    keras.utils.set_random_seed(seed)
+    aware = quantize_model(model)
+    aware.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    aware.fit(
+        scaled(mnist.x_train[:QAT_IMAGES]),
+        mnist.y_train[:QAT_IMAGES],
+        batch_size=QAT_BATCH,
+        epochs=1,
+        validation_split=0.1,
+        verbose=0,  # pyright: ignore[reportArgumentType]
+    )
+    return aware

@@ -1,4 +1,4 @@
-"""CONV_2D and DEPTHWISE_CONV_2D get a bias of zeros where they have none.
+"""CONV_2D and DEPTHWISE_CONV_2D get a bias of zeros where they have none; every bias is a vector.
 
 Algebra: x + 0 = x. LiteRT refuses to load the one and crashes on the other without a bias, though the schema allows
 it, so a file without one could be neither calibrated nor run. Which ops: `bias_required` in `ops.py`. Refuses nothing.
@@ -19,7 +19,17 @@ def add_bias(program: Program) -> list[str]:
             row = OPS.get(op.code)
             if row is not None and row.weights is not None and row.weights.bias_required:
                 _complete(graph, op, row.weights)
+            if row is not None and row.weights is not None:
+                _flatten(graph, op, row.weights)
     return []
+
+
+def _flatten(graph: Graph, op: Op, weights: Weights) -> None:
+    """A bias of shape (1, 1, 1, channels), as the converter gives TRANSPOSE_CONV, has the same values as a vector."""
+    bias = op.inputs[weights.bias] if weights.bias is not None and weights.bias < len(op.inputs) else None
+    if bias is not None and bias.is_constant and len(bias.shape) > 1 and weights.bias is not None:
+        op.inputs[weights.bias] = graph.add_tensor(bias.copy(shape=(bias.size,), shape_signature=None))
+        graph.drop_unused_tensors()
 
 
 def _complete(graph: Graph, op: Op, weights: Weights) -> None:

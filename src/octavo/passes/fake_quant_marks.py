@@ -20,6 +20,8 @@ from octavo.graph import Graph, Op, Program, Tensor
 from octavo.graph.queries import record_range, recorded_range
 from octavo.marks import NAME
 
+_VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+
 
 def fake_quant_marks(program: Program) -> list[str]:
     """Edit every subgraph of `program` in place; returns a note if there were marks."""
@@ -32,6 +34,7 @@ def fake_quant_marks(program: Program) -> list[str]:
             _resolve(program, graph, op)
         gone = set(marks)
         graph.ops = [op for op in graph.ops if op not in gone]
+        _record_before_views(graph)
         graph.drop_unused_tensors()
         count += len(marks)
     _drop_graphs(program, orphans)
@@ -67,6 +70,18 @@ def _resolve(program: Program, graph: Graph, op: Op) -> None:
         _take_over(program, graph, marked, made)
     elif first and attributes.get("name") and marked not in (*graph.inputs, *graph.outputs):
         marked.name = str(attributes["name"])
+
+
+def _record_before_views(graph: Graph) -> None:
+    """What a reshape gives out has the range of what went in: should the op go, range and name stay."""
+    borders = {*graph.inputs, *graph.outputs}
+    for op in reversed(graph.ops):
+        source = op.inputs[0] if op.code in _VIEWS else None
+        known = recorded_range(op.outputs[0]) if source is not None else None
+        if source is not None and known is not None and not source.is_constant and recorded_range(source) is None:
+            record_range(source, *known)
+            if not borders & {source, op.outputs[0]}:
+                source.name, op.outputs[0].name = op.outputs[0].name, source.name
 
 
 def _take_over(program: Program, graph: Graph, marked: Tensor, made: Tensor) -> None:

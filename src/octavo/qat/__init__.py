@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from octavo.qat.build import quantize_model
     from octavo.qat.calibration import calibrate
+    from octavo.qat.certificate import Parity, parity
     from octavo.qat.freeze import Freeze
     from octavo.qat.layers import BatchNormalization, FakeQuant, FixedQuant, QuantizedWeights
-    from octavo.qat.certificate import Parity, parity
 
 _HOME = {
     "BatchNormalization": "layers",

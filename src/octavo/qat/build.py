@@ -13,13 +13,18 @@ from octavo.qat.trace import Step, Trace, Value, functional, is_functional, trac
 from octavo.recipe import Recipe, Scheme, integer
 
 _BY_HAND = (
-    "put octavo.qat.FakeQuant() after each tensor and octavo.qat.QuantizedWeights(layer, {'kernel': (-1,)}) around each "
-    "layer with weights, or build it with the functional API"
+    "put octavo.qat.FakeQuant() after each tensor and octavo.qat.QuantizedWeights(layer, {'kernel': (-1,)}) around "
+    "each layer with weights, or build it with the functional API"
 )
 
 
 def quantize_model(
-    model: Any, recipe: Recipe | Scheme | None = None, samples: Any = None, *, learned: bool = False, decay: float = 0.99
+    model: Any,
+    recipe: Recipe | Scheme | None = None,
+    samples: Any = None,
+    *,
+    learned: bool = False,
+    decay: float = 0.99,
 ) -> Any:
     """A copy of a Keras model that computes, and trains, with the rounding of the device.
 

@@ -46,7 +46,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Parity:
-    """What `parity` found: `layers` in the order in which they run; `missing` are rounded tensors that the file lacks."""
+    """What `parity` found: `layers` in the order in which they run; `missing`, the rounded tensors not in the file."""
 
     layers: tuple[Layer, ...]
     missing: tuple[str, ...] = ()
@@ -72,7 +72,11 @@ class Parity:
         return self._table().__rich__()
 
     def _table(self) -> Table:
-        titles = ["layer", "op", *(Column(t, right=True) for t in ("step", "own steps", "differing", "inherited steps"))]
+        titles = [
+            "layer",
+            "op",
+            *(Column(t, right=True) for t in ("step", "own steps", "differing", "inherited steps")),
+        ]
         rows = [(x.name, x.op, f"{x.step:.6g}", x.own, f"{x.differing:.4%}", x.inherited) for x in self.layers]
         return Table(titles, rows)
 
@@ -200,7 +204,7 @@ def _entry(program: Program, found: dict[str, Tensor]) -> set[Tensor]:
 
 
 def _opened(program: Program, found: dict[str, Tensor], cut: bool) -> Program:
-    """A copy that takes codes where values come in (`cut`: at every rounded tensor) and gives out all rounded tensors."""
+    """A copy that takes codes where values come in (`cut`: at every rounded tensor) and gives out every rounded one."""
     entries = _entry(program, found)
     copy = program.clone()
     twins = dict(zip(program.main.tensors, copy.main.tensors, strict=True))

@@ -60,7 +60,7 @@ class FakeQuant(keras.layers.Layer):
         self.decay = float(decay)
         self.learned = learned
         self.frozen = frozen
-        self.watching = False  # while calibrating: note lowest and highest value, and let values pass
+        self.watching = False  # while calibrating: values pass as they are
         self.built = True
         slots = len(self.tensors)
         self.range = self.add_weight(name="range", shape=(slots, 2), initializer="zeros", trainable=False)
@@ -74,8 +74,6 @@ class FakeQuant(keras.layers.Layer):
             return self._mark(x, slot)
         observed = slot < len(self.tensors)
         if self.watching:
-            if observed:
-                self._widen(x, slot)
             return x
         train = bool(training) and not self.frozen
         if self.ends is not None:
@@ -119,17 +117,16 @@ class FakeQuant(keras.layers.Layer):
         self.range.assign(self.range + step)
         self.seen.assign(self.seen + mine)
 
-    def _widen(self, x: Any, slot: int) -> None:
-        """Take one calibration batch in: lowest and highest value of all."""
+    def set_range(self, slot: int, low: float, high: float) -> None:
+        """Say what one slot has seen."""
         known = np.array(ops.convert_to_numpy(self.range.value))
         seen = np.array(ops.convert_to_numpy(self.seen.value))
-        values = ops.convert_to_numpy(x)
-        known[slot] = min(known[slot, 0], values.min()), max(known[slot, 1], values.max())
+        known[slot] = min(low, 0.0), max(high, 0.0)
         seen[slot] += 1
         self.range.assign(known)
         self.seen.assign(seen)
         if self.ends is not None:
-            self.ends.assign([known[:, 0].min(), known[:, 1].max()])
+            self.ends.assign(np.array([known[:, 0].min(), known[:, 1].max()]))
 
     def _learn(self, x: Any, train: bool) -> Any:
         assert self.ends is not None

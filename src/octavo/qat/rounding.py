@@ -1,10 +1,10 @@
-"""Fake quantization in `keras.ops`, on any backend: the arithmetic of `octavo.numerics`, with straight-through gradients.
+"""Fake quantization in `keras.ops`, on any backend: `octavo.numerics` with straight-through gradients.
 
 Everything is float32 here, because training is; `numerics` computes scales in float64. Both give the same codes: the
 zero point that training used is the one that is written to the file (see `octavo.marks.ends`).
 
-Sources: gradients through rounding, Bengio et al. 2013 (https://arxiv.org/abs/1308.3432); fake quantization in training,
-Jacob et al. 2018 (https://arxiv.org/abs/1712.05877); learned steps, Esser et al. 2020 (LSQ,
+Sources: gradients through rounding, Bengio et al. 2013 (https://arxiv.org/abs/1308.3432); fake quantization in
+training, Jacob et al. 2018 (https://arxiv.org/abs/1712.05877); learned steps, Esser et al. 2020 (LSQ,
 https://arxiv.org/abs/1902.08153).
 """
 

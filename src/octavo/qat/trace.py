@@ -174,7 +174,9 @@ def split(operation: Any) -> list[Part]:
 
 def _fuses(kind: Kind, activation: str) -> bool:
     row, clamp = kind.row, OPS.get(ACTIVATIONS.get(activation, ""))
-    return activation == "linear" or (row is not None and fuses_activation(row) and clamp is not None and is_clamp(clamp))
+    return activation == "linear" or (
+        row is not None and fuses_activation(row) and clamp is not None and is_clamp(clamp)
+    )
 
 
 def _copy(layer: Any, kind: Kind, **changes: Any) -> Part:
@@ -205,7 +207,7 @@ def _activation(function: Any, name: str) -> list[Part]:
 
 
 def _gate(name: str) -> list[Part]:
-    """x * sigmoid(x), which is two ops on the device."""
+    """The product x * sigmoid(x), which is two ops on the device."""
     sigmoid = keras.layers.Activation("sigmoid", name=f"{name}_sigmoid")
     product = keras.layers.Multiply(name=f"{name}_product")
     return [Part(sigmoid, kind_of(sigmoid)), Part(product, kind_of(product))]
