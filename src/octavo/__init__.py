@@ -37,8 +37,10 @@ if TYPE_CHECKING:
         keep_float,
         weight_only,
     )
+    from octavo.recipe_file import load_recipe, save_recipe
     from octavo.runtime.evaluate import Evaluation, evaluate
     from octavo.runtime.runner import Runner
+    from octavo.search import SearchResult, search
 
 __version__ = "0.1.0"
 
@@ -72,6 +74,8 @@ _PUBLIC = {
         "keep_float",
         "weight_only",
     ),
+    "octavo.recipe_file": ("load_recipe", "save_recipe"),
+    "octavo.search": ("SearchResult", "search"),
     "octavo.runtime.evaluate": ("Evaluation", "evaluate"),
     "octavo.runtime.runner": ("Runner",),
 }
@@ -97,6 +101,7 @@ __all__ = [
     "RunError",
     "Runner",
     "Scheme",
+    "SearchResult",
     "__version__",
     "compare",
     "convert",
@@ -110,7 +115,10 @@ __all__ = [
     "integer",
     "keep_float",
     "load",
+    "load_recipe",
     "quantize",
+    "save_recipe",
+    "search",
     "weight_only",
 ]
 

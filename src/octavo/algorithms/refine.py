@@ -127,7 +127,7 @@ def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Moment
     op, qtype = found.op, scheme.weights
     second = None if moments is None else moments.second()
     weights = to_matrix(op, found.tensor.values)
-    factors = None if second is None else gptq.factor(second)
+    factors = None if second is None or moments is None else gptq.factor(second, _damping(second, moments.count))
     assert qtype is not None
     if qtype.bits < 8:  # eight bits lose more by clipping than they win
         importance = None if factors is None else factors.importance.reshape(len(weights), -1)[:, : weights.shape[2]]
@@ -141,6 +141,11 @@ def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Moment
     plan.codes[found.key] = from_matrix(op, _out_of_blocks(codes, weights.shape), found.tensor.shape)
     if scheme.kind == "integer" and isinstance(found.key, tuple):
         rescale_weights(op, scheme, plan, found.qparams)  # once more: whether the sums fit depends on the codes
+
+
+def _damping(second: np.ndarray, count: int) -> float:
+    """More where few vectors speak for many features: what they seem to have in common may be chance."""
+    return 0.01 + 0.1 * second.shape[1] / max(count, 1)
 
 
 def _rescaled(found: _Weights, plan: Plan, scheme: Scheme, scales: np.ndarray) -> _Weights:
