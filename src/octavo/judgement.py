@@ -9,6 +9,8 @@ Only with fallback to float; integer-only is integer-only.
   (normalisation) only as long as values are positive, as squares are. A MUL by what RSQRT makes stays in float too.
 - A kernel with a fixed output scale (LOGISTIC, SOFTMAX, ...) as the last op of a model with float outputs: its result
   leaves in float anyway, and probabilities below 1/256 would all be 0.
+- A CONCATENATION or PACK whose result is only moved about and then leaves in float (the heads of a detector): all that
+  it joins would share the scale of the widest. It stays in float where the narrowest has less than four fifths of that.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from octavo.ops import OPS, Tie
 
 _STRICT = {"LOG", "RSQRT"}
 _MOST_ERROR = 1 / 16
+_JOINS = {"CONCATENATION", "PACK"}
+_ALIKE = 0.8
 
 Range = tuple[float, float]
 
@@ -48,7 +52,28 @@ def better_in_float(graph: Graph, bits: Mapping[Op, int], ranges: Mapping[Tensor
             last = all(not readers.get(t) and t in graph.outputs for t in op.outputs)
             if op in bits and last and OPS[op.code].tie is Tie.FIXED:
                 found.setdefault(op, "its result is given out in float, and the kernel's own scale would round it")
+            if op in bits and op.code in _JOINS and _unequal(op, ranges) and _leaves(op, graph, readers):
+                found.setdefault(op, "what it joins is given out in float, and would share the scale of the widest")
     return found
+
+
+def _unequal(op: Op, ranges: Mapping[Tensor, Range]) -> bool:
+    spans = [ranges[t][1] - ranges[t][0] for t in op.inputs if t is not None and t in ranges]
+    return len(spans) > 1 and min(spans) < _ALIKE * max(spans)
+
+
+def _leaves(op: Op, graph: Graph, readers: Mapping[Tensor, list[Op]]) -> bool:
+    """Whether the op's result goes to the graph's outputs, through ops that only move values, and nowhere else."""
+    frontier, given_out = list(op.outputs), False
+    while frontier:
+        tensor = frontier.pop()
+        given_out |= tensor in graph.outputs
+        for reader in readers.get(tensor, []):
+            row = OPS.get(reader.code)
+            if row is None or row.tie is not Tie.SAME:
+                return False
+            frontier += reader.outputs
+    return given_out
 
 
 def _too_wide(op: Op, bits: int, ranges: Mapping[Tensor, Range]) -> bool:

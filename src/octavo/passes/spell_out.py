@@ -1,4 +1,4 @@
-"""Ops without a right integer kernel, spelled in ops that have one.
+"""Ops without a right integer kernel, or with a poor one, spelled in ops that have a good one.
 
 | op                    | becomes                | exact? |
 |-----------------------|------------------------|---|
@@ -9,6 +9,10 @@
 | POW(x, 1)             | x                      | yes |
 | POW(x, 0.5)           | SQRT(x)                | as the runtime's pow is |
 | ADD_N(a, b, c)        | ADD(ADD(a, b), c)      | yes: the kernel adds in this order |
+| AVERAGE_POOL_2D(x) over the whole image | MEAN(x) over height and width | to rounding |
+
+The last has an integer kernel, but one that must keep the scale of what it averages: means span a fraction of it, and
+a handful of steps is all that is left of them. MEAN has a scale of its own.
 
 Refuses a divisor that holds 0, infinity or a number whose reciprocal isn't normal (1 / c would lose digits), operands
 that aren't float32, and any other exponent.
@@ -84,7 +88,19 @@ def _add_n(editor: Editor, op: Op) -> None:
     editor.change(op, "ADD", [total, terms[-1]], "AddOptions", {"fusedActivationFunction": 0})
 
 
+def _whole_pool(editor: Editor, op: Op) -> None:
+    x, y = op.inputs[0], op.outputs[0]
+    if x is None or len(x.shape) != 4 or any(n < 0 for n in (x.shape_signature or ())[1:]):
+        return
+    whole = (op.option("filterHeight"), op.option("filterWidth")) == x.shape[1:3] and y.shape[1:3] == (1, 1)
+    if not whole or op.option("fusedActivationFunction"):
+        return
+    axes = editor.constant(f"{y.name}/axes", np.array([1, 2], np.int32))
+    editor.change(op, "MEAN", [x, axes], "ReducerOptions", {"keepDims": True})
+
+
 _SPELLED = {
+    "AVERAGE_POOL_2D": _whole_pool,
     "DIV": _div,
     "NEG": _neg,
     "SQUARE": lambda editor, op: _mul(editor, op),
