@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from octavo.model import Model
-    from octavo.recipe import Scheme
+    from octavo.recipe import Recipe, Scheme
 
     Shapes = Sequence[tuple[str, tuple[int, ...]]]
 
@@ -135,8 +135,18 @@ def convert(source: Path, output: Path, batch: int | None, shapes: Shapes, dequa
 @cli.command(short_help="Make a model smaller.")
 @click.argument("model", type=PATH)
 @output_option
-@click.option("--to", required=True, type=click.Choice(list(_SCHEMES)), help="What to make; see above.")
-@data_option("Representative samples, for integer and integer-only.")
+@click.option("--to", type=click.Choice(list(_SCHEMES)), help="What to make; see above.")
+@click.option("--recipe", metavar="FILE", type=PATH, help="Do what a recipe file says, instead of --to.")
+@click.option("--weights", type=click.Choice(["8", "4"]), help="Bits of the weights; 8 by default.")
+@click.option("--effort", type=click.Choice(["fast", "balanced", "best"]), help="Balanced by default.")
+@click.option(
+    "--max-drop",
+    metavar="POINTS",
+    type=click.FloatRange(0),
+    help="Search for the smallest integer file whose accuracy on --data is at most this many percentage points lower.",
+)
+@click.option("--save-recipe", metavar="FILE", type=PATH, help="Write down what was done, to be edited and used again.")
+@data_option("Representative samples, for integer and integer-only; with labels for --max-drop.")
 @samples_option
 @click.option(
     "--io",
@@ -150,7 +160,12 @@ def convert(source: Path, output: Path, batch: int | None, shapes: Shapes, dequa
 def quantize(
     model: Path,
     output: Path,
-    to: str,
+    to: str | None,
+    recipe: Path | None,
+    weights: str | None,
+    effort: str | None,
+    max_drop: float | None,
+    save_recipe: Path | None,
     data: Path | None,
     samples: int,
     io: str | None,
@@ -174,14 +189,24 @@ def quantize(
       octavo quantize model.keras -o small.tflite --to dynamic-range
       octavo quantize model.tflite -o small.tflite --to integer --data train.npz
       octavo quantize model.tflite -o small.tflite --to float16 --shape input=1,224,224,3
+      octavo quantize model.tflite -o small.tflite --max-drop 0.5 --data test.npz
     """
-    scheme = _scheme(to, io)
-    if scheme.kind == "integer" and data is None and not dequantize:
-        raise click.UsageError(f"--to {to} needs representative samples: give --data FILE.npz")
+    settings = {"io": io, "weights": weights, "effort": effort}
+    request = _request(to, recipe, max_drop, {name: value for name, value in settings.items() if value is not None})
+    if (max_drop is not None or (request.needs_ranges and not dequantize)) and data is None:
+        asked = "--max-drop" if max_drop is not None else f"--to {to}" if to else f"--recipe {recipe}"
+        raise click.UsageError(f"{asked} needs representative samples: give --data FILE.npz")
     check_output(output, force)
     loaded = prepared(_load(model), shapes, dequantize)
-    calibration = None if data is None else _spread(_samples(data, loaded, "train")[0], samples)
-    small = octavo.quantize(loaded, scheme, calibration, progress=True)
+    x, y = (None, None) if data is None else _samples(data, loaded, "train")
+    calibration = None if x is None else _spread(x, samples)
+    if max_drop is None:
+        small = octavo.quantize(loaded, request, calibration, progress=True)
+    else:
+        found = octavo.search(loaded, calibration, max_drop, evaluation=(x, y), scheme=request.scheme, progress=True)
+        request, small = found.recipe, found.model
+    if save_recipe is not None:
+        octavo.save_recipe(request, save_recipe)
     if as_json:
         small.save(output)
         decisions = [asdict(decision) for decision in small.decisions]
@@ -274,7 +299,10 @@ def compare(
     made, refused = _variants(loaded, _spread(x, samples), io, out, force)
     comparison = octavo.compare(made, x, y, metric, progress=True)
     command = click.get_current_context().command_path
-    record = {"dataset": data.stem, "command": f"{command} {model} --data {data} --io {io} --samples {samples}"}
+    record: dict[str, Any] = {
+        "dataset": data.stem,
+        "command": f"{command} {model} --data {data} --io {io} --samples {samples}",
+    }
     if out is not None:
         comparison.to_json(out / "results.json", **record)
     if html is not None:
@@ -366,16 +394,37 @@ def show(model: Path, as_json: bool) -> None:
         show_result(table)
 
 
-def _scheme(to: str, io: str | None) -> Scheme:
-    """The scheme that --to and --io ask for."""
+def _request(to: str | None, file: Path | None, max_drop: float | None, settings: dict[str, str]) -> Recipe:
+    """The recipe that the options of `quantize` ask for."""
+    if max_drop is not None and file is None:
+        to = to or "integer"
+    if (to is None) == (file is None):
+        raise click.UsageError("Give one of --to, --recipe and --max-drop.")
+    if file is not None:
+        if settings or max_drop is not None:
+            raise click.UsageError(f"--recipe {file} says everything: leave out the other options, or edit the file.")
+        return octavo.load_recipe(file)
+    assert to is not None
+    if max_drop is not None and not to.startswith("integer"):
+        raise click.UsageError(f"--max-drop chooses among integer precisions: leave out --to {to}.")
+    return octavo.Recipe(_scheme(to, **settings))
+
+
+def _scheme(to: str, io: str | None = None, weights: str | None = None, effort: str | None = None) -> Scheme:
+    """The scheme that --to and its settings ask for."""
     from octavo import recipe
 
     make = getattr(recipe, _SCHEMES[to])
+    bits = {} if weights is None else {"weights": int(weights)}
     if make is recipe.integer:
-        return make(fallback=to == "integer", io=io)
+        return make(fallback=to == "integer", io=io, effort=effort or "balanced", **bits)
     if io is not None:
         raise click.UsageError(f"--to {to} keeps inputs and outputs in float: leave out --io")
-    return make()
+    if effort is not None:
+        raise click.UsageError(f"--effort is for integer: leave it out with --to {to}")
+    if bits and make is recipe.float16:
+        raise click.UsageError("--to float16 has no integer weights: leave out --weights")
+    return make(**bits)
 
 
 def _load(path: Path) -> Model:
