@@ -26,6 +26,7 @@ from octavo.passes.drop_nan_guards import drop_nan_guards
 from octavo.passes.pipeline import normalise
 from octavo.passes.recognise_embedding import recognise_embedding
 from octavo.passes.recognise_functions import function_of, recognise_functions
+from octavo.passes.recognise_l2_norm import recognise_l2_norm
 from octavo.passes.recognise_pools import recognise_pools
 from octavo.passes.recognise_resize import recognise_resize
 from octavo.passes.recognise_softmax import recognise_softmax
@@ -142,6 +143,9 @@ BEFORE_DENSE: dict[str, tuple[Callable[[], Any], list[str], float]] = {
     "attention": (
         lambda: attention(lambda x: L.Dense(3)(L.Attention()([L.Dense(4)(x), L.Dense(4)(x)]))),
         ["FULLY_CONNECTED", "FULLY_CONNECTED", "BATCH_MATMUL", "SOFTMAX", "BATCH_MATMUL"], 25,
+    ),
+    "prelu after dense": (
+        lambda: before_dense((6,), L.Dense(4), L.PReLU("random_normal")), ["FULLY_CONNECTED", "PRELU"], 30,
     ),
 }  # fmt: skip
 LAYERS = {
@@ -463,6 +467,32 @@ class TestComputedWeights:
     @pytest.mark.parametrize(("act", "bias"), [(RELU, False), (0, True)])
     def test_refuses_more_than_a_product(self, act: int, bias: bool) -> None:
         assert rewritten(self.fully_connected(act, bias), computed_weights) == ["FULLY_CONNECTED"]
+
+
+class TestL2Norm:
+    @pytest.mark.parametrize(
+        "case",
+        [
+            lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True),
+            lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6),
+            lambda x: keras.layers.UnitNormalization()(x),
+            lambda x: x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12),
+        ],
+    )
+    def test_becomes_one_op(self, case: Callable[[Any], Any]) -> None:
+        assert rewritten(to_program(case, inputs=[(3, 5, 8)]), recognise_l2_norm) == ["L2_NORMALIZATION"]
+
+    @pytest.mark.parametrize(
+        "case",
+        [
+            lambda x: x / jnp.linalg.norm(x, axis=1, keepdims=True),
+            lambda x: x / jnp.sum(jnp.abs(x), axis=-1, keepdims=True),
+            lambda x: x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True)),
+            lambda x: x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 0.1),
+        ],
+    )
+    def test_refuses(self, case: Callable[[Any], Any]) -> None:
+        assert "L2_NORMALIZATION" not in rewritten(to_program(case, inputs=[(3, 5, 8)]), recognise_l2_norm)
 
 
 class TestCenterFirst:

@@ -19,14 +19,18 @@ from octavo.passes.fold_constants import fold_constants
 from octavo.passes.fold_pad import fold_pad
 from octavo.passes.fold_scales import fold_scales
 from octavo.passes.fuse_activations import fuse_activations
+from octavo.passes.hoist_channelwise import hoist_channelwise
 from octavo.passes.pin_arguments import pin_arguments
 from octavo.passes.recognise_embedding import recognise_embedding
 from octavo.passes.recognise_functions import recognise_functions
 from octavo.passes.recognise_hard_swish import recognise_hard_swish
+from octavo.passes.recognise_l2_norm import recognise_l2_norm
 from octavo.passes.recognise_pools import recognise_pools
+from octavo.passes.recognise_prelu import recognise_prelu
 from octavo.passes.recognise_relu import recognise_relu
 from octavo.passes.recognise_resize import recognise_resize
 from octavo.passes.recognise_softmax import recognise_softmax
+from octavo.passes.scale_channels import scale_channels
 from octavo.passes.share_equal import share_equal
 from octavo.passes.spell_out import spell_out
 from octavo.passes.transpose_conv_bias import transpose_conv_bias
@@ -47,14 +51,19 @@ PASSES = (
     recognise_embedding,  # as the next ones: one op in place of many, while the pieces are as converters made them
     recognise_resize,  # before cancel_moves merges its reshapes with others
     recognise_softmax,
+    recognise_l2_norm,  # before spell_out takes its DIV or NEG
     center_first,  # before spell_out turns its NEG into a MUL
     computed_weights,  # what attention multiplies isn't constant
+    recognise_prelu,  # before spell_out, which would take its NEG apart
     spell_out,  # DIV by a constant is a MUL for fold_scales and recognise_hard_swish
     drop_identities,  # x * 1 stands between no two ops any longer
     cancel_moves,  # nor does a reshape
     recognise_relu,  # gives fuse_activations its RELU and RELU6
+    hoist_channelwise,  # brings bias and activation of a 1-D convolution to where fold_scales finds them
     fold_scales,  # before fuse_activations: a MUL after a conv folds, after a clipped one mostly not
     fuse_activations,
+    scale_channels,  # what fold_scales couldn't fold, with its activation
+    cancel_moves,  # again: where a bias stood between two reshapes, they meet now
     recognise_hard_swish,  # knows RELU6 both alone and fused
     fold_pad,  # after fold_scales, which can fold an ADD only where the padding is still its own op
     drop_dead,  # what the rewrites left behind
