@@ -376,6 +376,19 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
         _float_only("FLOOR_DIV", "LiteRT's integer kernel divides raw codes"),
         _float_only("FLOOR_MOD", "LiteRT's integer kernel divides raw codes"),
         _float_only("NEG", "LiteRT's integer kernel ignores the zero point"),
+        *(
+            _float_only(name, "recurrent ops stay in float: the formats of their state differ from op to op")
+            for name in (
+                "LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "SVDF",
+                "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN",
+            )
+        ),
+        _float_only("READ_VARIABLE", "the state of a model is kept in float"),
+        _float_only("ASSIGN_VARIABLE", "the state of a model is kept in float"),
+        *(
+            _float_only(name, "it hands floats to its subgraphs, whose ops are quantized by themselves")
+            for name in ("IF", "WHILE", "CALL")
+        ),
         _float_only("SCATTER_ND", "LiteRT's integer kernel writes code 0 where the value 0 is meant"),
     ),
 )  # fmt: skip
