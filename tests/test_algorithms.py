@@ -8,7 +8,7 @@ import pytest
 import octavo
 from graphs import Builder
 from octavo import numerics
-from octavo.algorithms import bias_correction, gptq, mse_ranges, weight_scales
+from octavo.algorithms import bias_correction, descent, gptq, mse_ranges, weight_scales
 from octavo.calibrate.observers import Histogram, Moments
 from octavo.graph import DType, Op, Program, Tensor
 from octavo.graph.verify import verify
@@ -166,6 +166,27 @@ def test_gptq_is_the_published_algorithm() -> None:
         error = (left[:, j] - expected[:, order[j]] * 0.2) / upper[j, j]
         left[:, j:] -= error[:, None] * upper[j, j:]
     np.testing.assert_array_equal(gptq.round_weights(weights, scales, factors, INT8_WEIGHT)[0], expected)
+
+
+@pytest.mark.parametrize(("groups", "count"), [(1, 40), (5, 9)])
+def test_descent_never_makes_it_worse(groups: int, count: int) -> None:
+    gram = correlated(count, groups) + 0.1 * np.eye(count)
+    weights = RNG.normal(size=(groups, 10, count))
+    scales = np.abs(weights).max(axis=2, keepdims=True) / 7
+    nearest = np.clip(np.rint(weights / scales), -7, 7)
+    for codes in (nearest, gptq.round_weights(weights, scales, gptq.factor(gram), INT4_WEIGHT)):
+        better = descent.improve(weights, codes, scales, gram, INT4_WEIGHT)
+        before, after = (output_error(weights, c, scales, gram) for c in (codes, better))
+        assert (after <= before + 1e-9).all()
+        assert after.sum() < before.sum()
+        assert np.abs(better).max() <= 7
+
+
+def test_descent_leaves_features_alone_that_are_always_zero() -> None:
+    codes = RNG.integers(-7, 8, (1, 3, 4))
+    np.testing.assert_array_equal(
+        descent.improve(codes * 0.1, codes, np.full((1, 3, 1), 0.1), np.zeros((1, 4, 4)), INT4_WEIGHT), codes
+    )
 
 
 def test_gptq_rounds_to_nearest_where_inputs_say_nothing() -> None:

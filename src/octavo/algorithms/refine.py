@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from octavo import numerics
-from octavo.algorithms import bias_correction, gptq, mse_ranges, weight_scales
+from octavo.algorithms import bias_correction, descent, gptq, mse_ranges, weight_scales
 from octavo.calibrate.observers import Moments
 from octavo.calibrate.run import Needs, Statistics
 from octavo.graph import Op, Program, Tensor
@@ -37,6 +37,7 @@ def needs(program: Program, recipe: Recipe, count: int | None = None) -> Needs:
     schemes = {op: _scheme(op, recipe) for op in program.ops() if weights_of(op)}
     wanted = [op for op, scheme in schemes.items() if scheme.effort != "fast" and scheme.weights is not None]
     rows = 32 if count is None else int(np.clip(_ROWS // max(count, 1), 16, 1024))
+    rows *= 4 if recipe.scheme.effort == "best" else 1
     return Needs(
         rows=rows,
         histograms=recipe.needs_ranges and recipe.scheme.effort != "fast",
@@ -137,7 +138,10 @@ def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Moment
         return
     blocks = _in_blocks(weights, moments.block)
     scales = np.broadcast_to(scale_matrix(op, found.qparams.scale), (*weights.shape[:2], 1))
-    codes = gptq.round_weights(blocks, scales.repeat(len(blocks) // len(weights), axis=0), factors, qtype)
+    scales = scales.repeat(len(blocks) // len(weights), axis=0)
+    codes = gptq.round_weights(blocks, scales, factors, qtype)
+    if scheme.effort == "best" and second is not None:
+        codes = descent.improve(blocks, codes, scales, _damped(second, _damping(second, moments.count)), qtype)
     plan.codes[found.key] = from_matrix(op, _out_of_blocks(codes, weights.shape), found.tensor.shape)
     if scheme.kind == "integer" and isinstance(found.key, tuple):
         rescale_weights(op, scheme, plan, found.qparams)  # once more: whether the sums fit depends on the codes
@@ -146,6 +150,11 @@ def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Moment
 def _damping(second: np.ndarray, count: int) -> float:
     """More where few vectors speak for many features: what they seem to have in common may be chance."""
     return 0.01 + 0.1 * second.shape[1] / max(count, 1)
+
+
+def _damped(second: np.ndarray, damping: float) -> np.ndarray:
+    mean = np.diagonal(second, axis1=1, axis2=2).mean(axis=1)
+    return second + np.eye(second.shape[1]) * (damping * mean)[:, None, None]
 
 
 def _rescaled(found: _Weights, plan: Plan, scheme: Scheme, scales: np.ndarray) -> _Weights:
