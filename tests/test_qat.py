@@ -439,6 +439,9 @@ def test_refuses_what_it_cannot_train(build, message):
 def test_refuses_recipes_that_training_cannot_follow():
     with pytest.raises(octavo.RecipeError, match="can't follow the scheme 'float16'"):
         quantize_model(small_dense(), octavo.float16())
+    with pytest.raises(octavo.RecipeError, match="layer 'c1' has a batch normalization behind it"):
+        quantize_model(small_conv(), octavo.integer(per_channel=False))
+    quantize_model(small_dense(), octavo.integer(per_channel=False))
     recipe = octavo.Recipe(octavo.integer(), (octavo.Rule(octavo.keep_float(), name="nowhere"),))
     with pytest.raises(octavo.RecipeError, match="a rule matches no layer"):
         quantize_model(small_dense(), recipe)

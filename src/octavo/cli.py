@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     Shapes = Sequence[tuple[str, tuple[int, ...]]]
 
 # --to and the function of octavo.recipe that makes its scheme.
+_PARITY_SAMPLES = 50  # each is run alone, on the reference kernels
 _SCHEMES = {
     "float16": "float16",
     "dynamic-range": "dynamic_range",
@@ -311,6 +312,8 @@ def compare(
         click.echo(json.dumps(comparison.as_dict(**record), indent=2, allow_nan=False))
     else:
         show_result(comparison)
+        if (certificate := _parity(model, loaded, made.get("integer_only"), x)) is not None:
+            show_result(certificate)
         for what, path in (("The .tflite files and results.json are", out), ("The page is", html)):
             if path is not None:
                 click.echo(f"{what} in {path}")
@@ -446,6 +449,17 @@ def _spread(x: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         return array if len(array) <= count else array[np.arange(count) * len(array) // count]
 
     return {name: pick(array) for name, array in x.items()}
+
+
+def _parity(path: Path, loaded: Model, small: Any, x: dict[str, np.ndarray]) -> Any:
+    """For a model from quantization-aware training: whether the file computes what the model does, layer by layer."""
+    from octavo.graph.queries import recorded_ranges
+
+    if small is None or path.suffix != ".keras" or not recorded_ranges(loaded.program):
+        return None
+    from octavo.frontends.keras import load
+
+    return octavo.qat.parity(load(path), small, {name: array[:_PARITY_SAMPLES] for name, array in x.items()})
 
 
 def _save(model: Model, path: Path) -> None:

@@ -51,7 +51,9 @@ def quantize_model(
         raise RecipeError("learned=True needs samples=: ranges that are trained must start from ranges that were seen")
     traced = trace(model)
     _check_rules(traced, wanted)
-    aware = _Builder(traced, place(traced, wanted), learned, decay).build(model)
+    placement = place(traced, wanted)
+    _check_folding(placement)
+    aware = _Builder(traced, placement, learned, decay).build(model)
     for part in dict.fromkeys(step.part for step in traced.steps):
         part.load()
     if samples is not None:
@@ -74,6 +76,17 @@ def _check_rules(traced: Trace, recipe: Recipe) -> None:
     for rule in recipe.rules:
         if not any(rule.matches(step.part.kind.op, step.name) for step in traced.steps):
             raise RecipeError(f"a rule matches no layer: kind={rule.kind!r}, name={rule.name!r}; see model.summary()")
+
+
+def _check_folding(placement: Placement) -> None:
+    """Refuse one scale for all channels where batch normalization will give each channel a factor of its own."""
+    for step in placement.folded:
+        scheme = placement.weights.get(step)
+        if scheme is not None and not scheme.per_channel:
+            raise RecipeError(
+                f"layer {step.name!r} has a batch normalization behind it, which gives each channel a factor, so its "
+                "weights can't be trained with one scale for all: use per_channel=True, or fold it into the layer first"
+            )
 
 
 def _check_model(model: Any) -> None:

@@ -44,12 +44,14 @@ class Placement:
       sites: the site of each tensor that is rounded.
       made_fixed: (scale, zero point) of each tensor whose kernel gives the scale, though its site has another.
       weights: the steps whose weights are rounded, with their schemes.
+      folded: the steps into whose weights a batch normalization goes.
       in_float: steps that the device computes in float.
     """
 
     sites: dict[Value, Site]
     made_fixed: dict[Value, tuple[float, int]]
     weights: dict[Step, Scheme]
+    folded: list[Step]
     in_float: list[Step]
 
 
@@ -73,7 +75,8 @@ def place(traced: Trace, recipe: Recipe) -> Placement:
     rows = {value: _row(makers.get(value), heads, integer) for value in sites}
     made_fixed = _fill(sites, rows, touched)
     weights = {step: scheme for step, scheme in integer.items() if step.part.kind.weights}
-    return Placement(sites, made_fixed, weights, [s for s in traced.steps if s not in integer])
+    folded = [head for step, head in heads.items() if isinstance(step.part.layer, keras.layers.BatchNormalization)]
+    return Placement(sites, made_fixed, weights, folded, [s for s in traced.steps if s not in integer])
 
 
 def _scheme(step: Step, heads: dict[Step, Step], recipe: Recipe) -> Scheme | None:
