@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -191,6 +192,34 @@ def test_graph_data():
     dynamic = octavo.quantize(model, octavo.dynamic_range(0)).program.main
     assert precision(next(op for op in dynamic.ops if op.code == "CONV_2D")) == "hybrid"
     assert precision(model.program.main.ops[0]) == "float32"
+
+
+def test_a_page_of_large_graphs_stays_small(tmp_path):
+    build = Builder()
+    y = build.input("x", (1, 4))
+    for number in range(900):
+        y = build.unary("RELU", y, f"{'a long path of scopes/' * 12}{number}")
+    model = Model(build.program(y))
+    x = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    found = compare({"a": model, "b": model, "c": model}, x, latency=False)
+    path = found.to_html(tmp_path / "page.html")
+    assert path.stat().st_size < LARGEST
+    assert "The graph of a is left out to keep this page small." in path.read_text("utf-8")
+
+
+def test_without_its_libraries_the_page_says_what_to_install(tmp_path):
+    program = """
+import sys
+sys.modules["plotly"] = None
+from octavo.errors import MissingDependencyError
+from octavo.report.render import render
+try:
+    render({})
+except MissingDependencyError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "pip install 'octavo[report]'" in said.stdout
 
 
 def test_models_that_do_not_fit_are_noted(tmp_path):

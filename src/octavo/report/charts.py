@@ -97,7 +97,7 @@ def bytes_by_kind(data: Mapping[str, Any]) -> dict[str, Any]:
 def error_by_layer(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What each layer adds itself and what it inherits, in the order of the file."""
     go = _plotly()
-    names = [_text(layer["layer"] or layer["kind"]) for layer in layers]
+    names = [_text(_shorten(layer["layer"] or layer["kind"], 60)) for layer in layers]
     about = [
         (name, _text(layer["kind"]), layer["index"], f"<br>{_text(layer['cause'])}" if layer["cause"] else "")
         for name, layer in zip(names, layers, strict=True)

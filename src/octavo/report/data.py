@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PICTURES = 24  # of each variant
 THUMBNAIL = 96  # pixels
+MOST_OPS = 1700  # in all graphs together: about 400 bytes of the page each
 NAME = 120  # letters of a name
 CLOSE = 1.05  # files whose sizes differ by less than this factor count as equally small
 
@@ -48,6 +49,8 @@ def page_data(
       title: the headline.
       header: what else belongs to the record: dataset, seed, command.
     """
+    drawn = _within_budget(graphs)
+    left_out = [f"The graph of {name} is left out to keep this page small." for name in graphs if name not in drawn]
     return {
         "title": title or "What quantization cost",
         "verdict": verdict(comparison),
@@ -55,10 +58,10 @@ def page_data(
         "rows": [_row(row, comparison) for row in comparison],
         "pareto": pareto(comparison),
         "layers": {name: found.as_dict() for name, found in inspections.items()},
-        "graphs": {name: graph_data(graph, inspections.get(name)) for name, graph in graphs.items()},
+        "graphs": {name: graph_data(graphs[name], inspections.get(name)) for name in drawn},
         "kernels": {printable(name): found.as_dict() for name, found in kernels.items()},
         "flips": _flips(comparison),
-        "notes": [printable(note) for note in notes],
+        "notes": [printable(note) for note in [*notes, *left_out]],
         "record": {**header, **comparison.settings},
     }
 
@@ -135,6 +138,17 @@ def _value(row: Variant) -> float:
 
 
 # ---------------------------------------------------------------- the graph
+
+
+def _within_budget(graphs: Mapping[str, Graph]) -> list[str]:
+    """Names of the graphs that have room on the page, in order; the last ones, which are the smallest, come first."""
+    drawn: list[str] = []
+    ops = 0
+    for name, graph in reversed(graphs.items()):
+        ops += len(graph.ops)
+        if not drawn or ops <= MOST_OPS:
+            drawn.insert(0, name)
+    return drawn
 
 
 def graph_data(graph: Graph, inspection: Inspection | None) -> dict[str, Any]:
