@@ -31,6 +31,7 @@ from octavo.passes.recognise_pools import recognise_pools
 from octavo.passes.recognise_resize import recognise_resize
 from octavo.passes.recognise_softmax import recognise_softmax
 from octavo.passes.share_equal import share_equal
+from octavo.passes.soften_masks import soften_masks
 from octavo.passes.trial import run_alone
 from octavo.runtime.runner import Runner
 from octavo.runtime.session import Session
@@ -518,6 +519,71 @@ class TestCenterFirst:
         program = self.norm(subtracted=False)
         before = codes(program)
         assert rewritten(program, center_first) == before
+
+
+CAUSAL = np.tril(np.ones((5, 5), bool))
+
+
+class TestMasks:
+    @pytest.mark.parametrize("hidden", [-np.inf, -3.4e38, -1e9, -3e4])
+    @pytest.mark.parametrize("kind", ["select", "add", "add slopes"])
+    def test_hidden_positions_cost_no_resolution(self, kind: str, hidden: float) -> None:
+        slopes = -0.5 * np.abs(np.arange(5)[:, None] - np.arange(5)) if kind == "add slopes" else np.zeros((5, 5))
+
+        def attend(x: Any) -> Any:
+            scores = x @ jnp.swapaxes(x, 1, 2)
+            if kind == "select":
+                scores = jnp.where(CAUSAL, scores, hidden)
+            else:
+                scores = scores + np.where(CAUSAL, slopes, hidden).astype(np.float32)
+            return jax.nn.softmax(scores) @ x
+
+        model = octavo.convert(attend, inputs=[(1, 5, 8)])
+        x = np.random.default_rng(0).normal(size=(32, 5, 8)).astype(np.float32)
+        want = predict(model.program, x)
+        small = octavo.quantize(model, octavo.integer(), calibration=x)
+        assert not [d for d in small.decisions if d.precision not in ("int8", "as is")]
+        error = predict(small.program, x) - want
+        assert 10 * np.log10(np.square(want).sum() / np.square(error).sum()) >= 28
+
+    def masked(self, code: str, values: np.ndarray, shown: bool = False) -> tuple[Program, Tensor, Tensor]:
+        b = Builder()
+        x, mask = b.input("x", (5, 5)), b.const("mask", values.astype(np.float32))
+        if code == "ADD":
+            z = binary(b, "ADD", x, mask, "z")
+        else:
+            z = b.op(code, [b.const("shown", CAUSAL), x, mask], "z", (5, 5))
+            b.graph.tensors[-2].dtype = DType.BOOL
+        y = b.op("SOFTMAX", [z], "y", (5, 5), "SoftmaxOptions", beta=1.0)
+        return b.program(y, *([z] if shown else [])), x, z
+
+    @pytest.mark.parametrize(
+        ("code", "values", "lowest"),
+        [
+            ("SELECT_V2", np.array(-1e9), -20),
+            ("ADD", np.where(CAUSAL, 0, -1e9), -20),
+            ("ADD", np.where(CAUSAL, -2.5, -1e9), -22.5),
+            ("ADD", np.where(CAUSAL, 3.0, -1e9), -20),
+        ],
+    )
+    def test_the_float_model_stays(self, code: str, values: np.ndarray, lowest: float) -> None:
+        program, x, z = self.masked(code, values)
+        ranges, observed = {x: (-4.0, 5.0), z: (-1e9, 1.0)}, {z: (-1e9, 7.0)}
+        assert rewritten(program, lambda p: soften_masks(p, ranges, observed) or []) == [code, "SOFTMAX"]
+        assert ranges == {x: (-4.0, 5.0), z: (lowest, 7.0)}
+        assert observed == {z: (lowest, 7.0)}
+
+    def test_refuses_what_is_no_mask_or_is_read_elsewhere(self) -> None:
+        for program, x, z in (
+            self.masked("ADD", np.full((5, 5), -3.0)),
+            self.masked("SELECT_V2", np.array(-6.0)),
+            self.masked("ADD", np.where(CAUSAL, 0, -1e9), shown=True),
+        ):
+            ranges = {x: (-4.0, 5.0), z: (-7.0, 2.0)}
+            mask = next(tensor for tensor in program.main.tensors if tensor.name == "mask")
+            soften_masks(program, ranges)
+            assert ranges[z] == (-7.0, 2.0)
+            assert mask in program.main.ops[0].inputs
 
 
 def test_run_alone_gives_none_for_what_litert_refuses() -> None:

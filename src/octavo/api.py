@@ -20,6 +20,7 @@ from octavo.passes.dequantize import dequantize as dequantize_program
 from octavo.passes.fake_quant_marks import fake_quant_marks
 from octavo.passes.fix_shapes import fix_shapes as fix_program_shapes
 from octavo.passes.pipeline import normalise
+from octavo.passes.soften_masks import soften_masks
 from octavo.plan import plan
 from octavo.ranges import spread
 from octavo.recipe import IO, Recipe, Scheme, dynamic_range, float16, integer
@@ -208,6 +209,7 @@ def carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model
         ops = dict(zip(source.ops(), program.ops(), strict=True))
         chosen = ranges(source, recipe, seen)
         chosen, observed = ({tensors[t]: bounds for t, bounds in found.items()} for found in (chosen, seen.ranges))
+        soften_masks(program, chosen, observed)
         decided = plan(program, recipe, chosen, observed)
         refine(program, decided, recipe, {ops[op]: moments for op, moments in seen.moments.items()})
     apply(program, decided)
