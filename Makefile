@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format types check largest lock clean
+.PHONY: help bench demo test test-slow zoo lint format types check largest lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,12 @@ test: $(INSTALLED) ## Run the tests, less the slow ones
 
 test-slow: $(INSTALLED) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+zoo: $(INSTALLED) ## Quantize the models that wheels on PyPI carry, each way, and write docs/zoo.md
+	@$(BIN)/python tools/zoo.py --out docs/zoo.md $(ARGS)
+
+bench: $(INSTALLED) ## Compare with ai-edge-quantizer; ARGS="--model model.tflite --data samples.npz"
+	@$(BIN)/python bench/accuracy.py $(ARGS)
 
 lint: $(INSTALLED) ## Check style and formatting
 	@$(BIN)/ruff check .
