@@ -31,7 +31,7 @@ from octavo.console import (
     run,
     samples_option,
 )
-from octavo.errors import DataError, NotIntegerError
+from octavo.errors import DataError, MissingDependencyError, NotIntegerError
 from octavo.report.terminal import show as show_result
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from octavo.recipe import Recipe, Scheme
 
     Shapes = Sequence[tuple[str, tuple[int, ...]]]
+
+PAGE = "report.html"
 
 # --to and the function of octavo.recipe that makes its scheme.
 _PARITY_SAMPLES = 50  # each is run alone, on the reference kernels
@@ -91,11 +93,13 @@ def cli() -> None:
     type=PATH,
     help="Folder that holds MNIST. By default the repository's copy; without one, Keras downloads it.",
 )
+@json_option
 @debug_option
-def demo(out: Path, seed: int, data: Path | None) -> None:
+def demo(out: Path, seed: int, data: Path | None, as_json: bool) -> None:
     """Train a small model on MNIST, quantize it each way, and compare the files on the 10,000 test images.
 
-    Writes the .tflite files and results.json. Takes a minute or so on two cores, and needs octavo[keras].
+    Writes the .tflite files, results.json and, with octavo[report], report.html. Takes a minute or so on two cores, and
+    needs octavo[keras].
 
     \b
     Example:
@@ -104,8 +108,19 @@ def demo(out: Path, seed: int, data: Path | None) -> None:
     from octavo import demo as story
 
     comparison = story.run(out, seed, data, True)
-    show_result(comparison)
-    click.echo(f"The .tflite files and results.json are in {out}")
+    record: dict[str, Any] = {"dataset": "mnist", "seed": seed, "command": f"octavo demo --seed {seed}"}
+    try:
+        written = (
+            f"The .tflite files and results.json are in {out}, and the page {comparison.to_html(out / PAGE, **record)}"
+        )
+    except MissingDependencyError as error:
+        (out / PAGE).unlink(missing_ok=True)  # of an earlier run
+        written = f"The .tflite files and results.json are in {out}; {one_line(error)}"
+    if as_json:
+        click.echo(json.dumps(comparison.as_dict(**record), indent=2, allow_nan=False))
+    else:
+        show_result(comparison)
+        click.echo(written)
 
 
 @cli.command(short_help="Turn a .keras file into a float .tflite file.")
