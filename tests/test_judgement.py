@@ -102,7 +102,9 @@ def detector(factor: float, read: bool = False) -> Program:
     b = Builder()
     x = b.input("x", (1, 16))
     y, kernel = b.dense(x, "first", 8), b.weights("kernel", 8, 16)
-    kernel.set_values(b.graph.ops[0].inputs[1].values * np.float32(factor))
+    first = b.graph.ops[0].inputs[1]
+    assert first is not None
+    kernel.set_values(first.values * np.float32(factor))
     z = b.op("FULLY_CONNECTED", [x, kernel, None], "second", (1, 8), "FullyConnectedOptions")
     joined = b.op("CONCATENATION", [y, z], "joined", (1, 16), "ConcatenationOptions", axis=1)
     return b.program(b.dense(joined, "head", 4) if read else b.reshape(joined, "out", (2, 8)))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs import Builder
+from octavo.errors import ModelFileError
 from octavo.graph import DType, Graph, Op, Program, Signature, Tensor
 from octavo.graph.verify import verify
 from octavo.passes.cancel_moves import cancel_moves
@@ -296,7 +297,12 @@ class TestSpellOut:
     @pytest.mark.parametrize("padding", [SAME, VALID])
     def test_pooling_of_the_whole_image(self, window: tuple[int, int], after: list[str], padding: int) -> None:
         b = Builder()
-        options = {"filterHeight": window[0], "filterWidth": window[1], "strideH": 6, "strideW": window[1]}
+        options: dict[str, Any] = {
+            "filterHeight": window[0],
+            "filterWidth": window[1],
+            "strideH": 6,
+            "strideW": window[1],
+        }
         shape = (1, 1, 8 // window[1], 4)
         pooled = b.op(
             "AVERAGE_POOL_2D", [b.input("x", IMAGE)], "out", shape, "Pool2DOptions", padding=padding, **options
@@ -788,6 +794,33 @@ def test_normalising_twice_changes_nothing_more() -> None:
     once = write(program)
     normalise(program)
     assert write(program) == once
+
+
+@pytest.mark.parametrize(
+    ("code", "given"), [("DIV", 1), ("TRANSPOSE", 1), ("CONV_2D", 1), ("STRIDED_SLICE", 2), ("RELU", 0)]
+)
+def test_missing_operands_are_named(code: str, given: int) -> None:
+    b = Builder()
+    x = b.input("x", IMAGE)
+    program = b.program(b.op(code, [x] * given, "out", IMAGE))
+    with pytest.raises(ModelFileError, match=rf"{code} 'out' has {given} of the \d operand"):
+        normalise(program)
+
+
+def test_an_operand_left_out_is_missing() -> None:
+    b = Builder()
+    program = b.program(b.op("ADD", [None, b.input("x", IMAGE)], "out", IMAGE))
+    with pytest.raises(ModelFileError, match=r"ADD 'out' has 1 of the 2"):
+        normalise(program)
+
+
+def test_a_signature_of_hidden_tensors_is_refused() -> None:
+    b = Builder()
+    hidden = b.unary("ABS", b.input("x", IMAGE), "hidden")
+    program = b.program(b.unary("TANH", hidden, "out"))
+    program.signatures[0].outputs = [("out", hidden)]
+    with pytest.raises(ModelFileError, match=r"'out' to a tensor that is neither"):
+        normalise(program)
 
 
 def test_rules_still_reach_what_was_merged() -> None:

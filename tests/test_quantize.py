@@ -258,6 +258,15 @@ def test_integer_without_samples_is_an_error() -> None:
         octavo.quantize(Model(small_cnn()), octavo.integer())
 
 
+def test_weights_with_nan_stay_in_float() -> None:
+    b = Builder()
+    out = b.dense(b.input("x", (1, 4)), "fc", 2)
+    b.graph.ops[0].inputs[1].set_values(np.full((2, 4), np.nan, np.float32))
+    small = octavo.quantize(Model(b.program(out)), octavo.dynamic_range(min_elements=0))
+    (left,) = small.summary().in_float
+    assert "NaN" in left.reason
+
+
 def test_a_quantized_model_is_refused() -> None:
     small = octavo.quantize(Model(small_cnn()), octavo.integer(fallback=False), calibration=IMAGES)
     with pytest.raises(octavo.RecipeError, match="quantized already"):

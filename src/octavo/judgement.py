@@ -93,8 +93,10 @@ def _back(
     frontier = [op]
     while frontier:
         for tensor in frontier.pop().inputs:
-            maker = None if tensor is None or tensor.dtype is not DType.FLOAT32 else makers.get(tensor)
-            if maker is None or maker not in bits or maker in found or tensor not in ranges:
+            if tensor is None or tensor.dtype is not DType.FLOAT32 or tensor not in ranges:
+                continue
+            maker = makers.get(tensor)
+            if maker is None or maker not in bits or maker in found:
                 continue
             if not far and ranges[tensor][0] < 0:
                 continue

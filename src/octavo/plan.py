@@ -199,6 +199,8 @@ def _decide_dynamic(op: Op, scheme: Scheme) -> Decision:
     if row.dynamic is None:
         reason = row.because.get("dynamic", "LiteRT has no kernel for float activations with int8 weights")
         return Decision(op.name, op.code, "float32", reason, "weight_only() makes it small")
+    if not _finite(weights):
+        return Decision(op.name, op.code, "float32", f"its weights {weights.name!r} hold infinity or NaN")
     if weights.size < scheme.min_elements:
         return Decision(op.name, op.code, "float32", f"its weights have fewer than {scheme.min_elements} elements")
     return Decision(op.name, op.code, "dynamic")

@@ -10,6 +10,7 @@ from octavo.passes.add_bias import add_bias
 from octavo.passes.cancel_moves import cancel_moves
 from octavo.passes.center_first import center_first
 from octavo.passes.computed_weights import computed_weights
+from octavo.passes.check_operands import check_operands
 from octavo.passes.densify import densify
 from octavo.passes.drop_dead import drop_dead
 from octavo.passes.drop_identities import drop_identities
@@ -37,7 +38,8 @@ from octavo.passes.transpose_conv_bias import transpose_conv_bias
 from octavo.passes.unpack_constants import unpack_constants
 
 PASSES = (
-    fake_quant_marks,  # first: a mark stands between ops that the others want to see side by side
+    check_operands,  # before all that counts on them
+    fake_quant_marks,  # early: a mark stands between ops that the others want to see side by side
     densify,  # early: sparse constants may be float16 too
     unpack_constants,  # whatever comes later looks at float32 values
     transpose_conv_bias,  # before anything that knows only builtin ops
