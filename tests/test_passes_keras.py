@@ -28,6 +28,7 @@ from octavo.passes.recognise_embedding import recognise_embedding
 from octavo.passes.recognise_functions import function_of, recognise_functions
 from octavo.passes.recognise_l2_norm import recognise_l2_norm
 from octavo.passes.recognise_pools import recognise_pools
+from octavo.passes.recognise_relu import recognise_relu
 from octavo.passes.recognise_resize import recognise_resize
 from octavo.passes.recognise_softmax import recognise_softmax
 from octavo.passes.share_equal import share_equal
@@ -259,6 +260,20 @@ class TestFunctions:
         program = b.program(gelu_pieces(b, moved, number(b, 0.5)))
         assert rewritten(program, recognise_functions) == ["GELU", "MEAN", "GELU"]
 
+    @pytest.mark.parametrize("spare", [1e-10, 1e-7])
+    def test_a_small_floor_is_no_zero(self, spare: float) -> None:
+        """What keeps a logarithm from infinity stays."""
+        b = Builder()
+        x = b.input("x", (2, 6))
+        bounded = b.op("MINIMUM", [x, number(b, np.inf)], "bounded", x.shape)
+        floor = b.op("MAXIMUM", [bounded, number(b, spare)], "floor", x.shape)
+        assert "RELU" not in rewritten(b.program(b.unary("LOG", floor, "y")), recognise_functions)
+        b = Builder()
+        x = b.input("x", (2, 6))
+        above = b.op("MAXIMUM", [b.unary("LOGISTIC", x, "sigmoid"), number(b, spare)], "above", x.shape)
+        ops = rewritten(b.program(b.unary("LOG", above, "y")), recognise_functions)
+        assert ops == ["LOGISTIC", "MAXIMUM", "LOG"]
+
     def test_sigmoid_and_swish(self) -> None:
         b = Builder()
         x = b.input("x", (2, 6))
@@ -315,6 +330,13 @@ class TestShare:
         first, second = b.unary("EXP", x, "a"), b.unary("EXP", x, "b")
         record_range(second, 0, 3)
         assert rewritten(b.program(binary(b, "ADD", first, second, "y")), share_equal) == ["EXP", "EXP", "ADD"]
+
+
+@pytest.mark.parametrize(("code", "bound"), [("MAXIMUM", np.finfo("f4").min), ("MINIMUM", np.finfo("f4").max)])
+def test_the_outermost_floats_bound_nothing(code: str, bound: float) -> None:
+    b = Builder()
+    x = b.unary("EXP", b.input("x", (2, 6)), "exp")
+    assert rewritten(b.program(b.op(code, [x, number(b, bound)], "y", x.shape)), recognise_relu) == ["EXP"]
 
 
 def test_nan_guards() -> None:

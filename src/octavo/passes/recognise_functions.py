@@ -5,8 +5,7 @@ by itself, and some (DIV, infinities on the branch that isn't taken) have no int
 
 Algebra: a region of ops that work element by element, on one tensor x and constants that are one number each, is a
 function y(x) of one number. LiteRT computes it at some ten thousand points in [-1e6, 1e6], dense around 0 and around
-the region's constants; if that is one of the functions below to float rounding (1e-5 of the larger of |y| and the
-function's scale), the region becomes:
+the region's constants; if that is one of the functions below to float rounding, the region becomes:
 
 | y(x)                                     | ops |
 |------------------------------------------|---|
@@ -20,6 +19,9 @@ function's scale), the region becomes:
 | min(max(x, low), high)                   | MAXIMUM, MINIMUM |
 | 1 / (1 + exp(-x)); x / (1 + exp(-x))     | LOGISTIC; LOGISTIC, MUL |
 | tanh(x)                                  | TANH |
+
+Float rounding is 1e-5 of the larger of |y| and the function's scale where the function takes both signs, and 1e-5 of
+|y| itself where it takes one: max(x, 1e-10) isn't RELU, for a LOG may stand behind it.
 
 Refuses regions with fewer ops than they would become, constants that vary, tensors on the way whose range training
 recorded, and a function that gives NaN or infinity anywhere on those points. Whatever else reads a piece of the region
@@ -48,6 +50,7 @@ _ACTIVATIONS = ("RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "ELU", "GELU", "H
 _POINTWISE = frozenset((*_COMPARE, *_LOGIC, *_POLYNOMIAL, *_CURVED, *_ACTIVATIONS))
 _MOST_STARTS = 6  # how many tensors back a region may begin: the search stays linear in the size of the graph
 _TOLERANCE = 1e-5
+_TINY = 1e-37  # kernels may take smaller numbers for 0
 
 Step = tuple[str, str | None, dict[str, Any], float | None]
 """One op of a form: kind, options type, options, and its second operand if that is a number."""
@@ -213,7 +216,9 @@ def function_of(points: np.ndarray, y: np.ndarray) -> tuple[Step, ...] | None:
         return float(y[np.abs(x - point).argmin()])
 
     def fits(expected: np.ndarray) -> bool:
-        return bool((np.abs(y - expected) <= _TOLERANCE * np.maximum(size, np.abs(expected))).all())
+        both_signs = expected.min() < 0 < expected.max()
+        scale = np.maximum(size, np.abs(expected)) if both_signs else np.abs(expected)
+        return bool((np.abs(y - expected) <= _TOLERANCE * scale + _TINY).all())
 
     for expected, steps in _CANDIDATES:
         if fits(expected(x)):
@@ -273,7 +278,7 @@ def _gelu_tanh(x: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * x))
+    return np.exp(-np.logaddexp(0, -x))
 
 
 _PLAIN: dict[str, Any] = {}

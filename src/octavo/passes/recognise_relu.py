@@ -1,6 +1,7 @@
 """Clipping spelled with MAXIMUM and MINIMUM becomes RELU and RELU6.
 
-Algebra: max(x, 0) = relu(x). min(relu(x), 6) = max(min(x, 6), 0) = relu6(x). min(x, inf) = max(x, -inf) = x. The
+Algebra: max(x, 0) = relu(x). min(relu(x), 6) = max(min(x, 6), 0) = relu6(x). min(x, inf) = max(x, -inf) = x,
+and so with the largest float32 in place of inf. The
 kernels of MAXIMUM and MINIMUM need one scale for what comes in and what goes out, so clipping gains no resolution;
 RELU's rescale, and fuse into the op before.
 
@@ -16,6 +17,7 @@ from octavo.graph import DType, Op, Program, Tensor
 from octavo.graph.edit import Editor, float_values
 
 _RELU = 1  # ActivationFunctionType in the schema
+_MOST = float(np.finfo(np.float32).max)  # converters write it for infinity
 
 
 def recognise_relu(program: Program) -> list[str]:
@@ -45,7 +47,7 @@ def clipping(op: Op) -> tuple[Tensor, float] | None:
 
 def _rewrite(editor: Editor, op: Op, x: Tensor, bound: float) -> None:
     before = editor.maker(x)
-    if bound == (np.inf if op.code == "MINIMUM" else -np.inf):
+    if bound >= _MOST if op.code == "MINIMUM" else bound <= -_MOST:
         editor.bypass(op, x)
     elif op.code == "MAXIMUM" and bound == 0:
         inner = None if before is None else clipping(before)
