@@ -153,7 +153,7 @@ def test_unequal_ranges_under_one_scale():
     joined = build.op("CONCATENATION", [boxes, scores], "joined", (1, 16), "ConcatenationOptions", axis=1)
     model = Model(build.program(joined))
     x = np.random.default_rng(0).normal(size=(20, 16)).astype(np.float32)
-    found = inspect(model, octavo.quantize(model, octavo.integer(), x), x)
+    found = inspect(model, octavo.quantize(model, octavo.integer(fallback=False), x), x)
     (tie,) = found.ties
     assert (tie.kind, tie.name) == ("CONCATENATION", "joined")
     assert [operand.name for operand in tie.operands] == ["boxes", "scores"]
