@@ -335,6 +335,18 @@ def test_a_jax_function_can_carry_the_marks():
     np.testing.assert_allclose(octavo.Runner(small)(x), x @ w, atol=0.15)
 
 
+def test_a_model_of_another_backend_is_converted_by_a_process_of_its_own():
+    from octavo.frontends import other_backends
+
+    aware = quantize_model(small_dense(), samples=qat_models.inputs(small_dense(), 8))
+    program = other_backends.convert(aware, batch=1, where="mine")
+    here = octavo.convert(aware).program
+    assert sorted(recorded_ranges(program).values()) == sorted(recorded_ranges(here).values())
+    assert [op.code for op in program.ops()] == [op.code for op in here.ops()]
+    with pytest.raises(octavo.ConversionError, match=r"^mine can.t be converted .*has seen no data"):
+        other_backends.convert(quantize_model(small_dense()), batch=1, where="mine")
+
+
 def test_dynamic_batch():
     model = qat_models.residual()
     aware = quantize_model(model, samples=qat_models.inputs(model, 8))

@@ -19,7 +19,7 @@ from typing import Any
 
 from octavo.errors import ConversionError, MissingDependencyError, ModelFileError
 from octavo.frontends import jax as jax_frontend
-from octavo.frontends import naming
+from octavo.frontends import naming, other_backends
 from octavo.frontends.jax import Input
 from octavo.graph import Program
 from octavo.marks import marking
@@ -52,6 +52,9 @@ def convert(model: Any, *, inputs: Any = None, batch: int | None = 1, name: str 
         name = name or str(model)
         model = load(model)
     where = name or f"Keras model {model.name!r}"
+    if inputs is None and sys.modules["keras"].config.backend() != "jax":
+        _check_model(model, where)
+        return other_backends.convert(model, batch=batch, where=where)
     _check_backend(where)
     _check_model(model, where)
     specs, structure = _inputs(model, inputs, where)
@@ -141,7 +144,7 @@ def _check_backend(where: str) -> None:
     backend = sys.modules["keras"].config.backend()
     if backend != "jax":
         raise ConversionError(
-            f"{where}: Keras runs on the {backend} backend, and octavo converts from JAX only for now; "
+            f"{where}: Keras runs on the {backend} backend, and this needs JAX; "
             "set KERAS_BACKEND=jax before keras is imported (a saved .keras model loads on any backend)"
         )
 

@@ -1,8 +1,8 @@
 """Arithmetic per channel moves in front of a reshape that keeps the channels, next to the convolution before it.
 
 Algebra: a RESHAPE whose last dimension stays only regroups the others, so reshape(x) * c = reshape(x * c) for a
-constant c that varies over the last dimension alone; likewise + c, - c and activations that clip. A 1-D convolution is a
-RESHAPE, a CONV_2D and a RESHAPE in LiteRT, and its bias and activation stand behind the last: here they come next to
+constant c that varies over the last dimension alone; likewise + c, - c and activations that clip. A 1-D convolution is
+a RESHAPE, a CONV_2D and a RESHAPE in LiteRT, and its bias and activation stand behind the last: here they come next to
 the CONV_2D, where other passes fold them into it.
 
 Refuses: reshapes whose result something else reads, and those that don't stand behind an op with weights or

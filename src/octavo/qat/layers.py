@@ -141,10 +141,12 @@ class FakeQuant(keras.layers.Layer):
     def _mark(self, x: Any, slot: int) -> Any:
         bounds = self.bounds()
         if bounds is None:
-            raise ConversionError(
+            error = ConversionError(
                 f"{self.name} has seen no data, so {self.slot_name(slot)!r} has no range: train the model first, "
                 "or call octavo.qat.calibrate(model, samples)"
             )
+            error._keras_call_info_injected = True  # pyright: ignore[reportAttributeAccessIssue]  # one line stays one
+            raise error
         return fake_quant(x, *bounds, self.qtype.bits, self.qtype.symmetric, self.slot_name(slot))
 
     def compute_output_shape(self, input_shape: Any, **_: Any) -> Any:
