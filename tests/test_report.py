@@ -207,7 +207,7 @@ def test_a_page_of_large_graphs_stays_small(tmp_path):
     assert "The graph of a is left out to keep this page small." in path.read_text("utf-8")
 
 
-def test_without_its_libraries_the_page_says_what_to_install(tmp_path):
+def test_without_its_libraries_the_page_says_what_to_install():
     program = """
 import sys
 sys.modules["plotly"] = None
@@ -218,7 +218,7 @@ try:
 except MissingDependencyError as error:
     print(error)
 """
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "pip install 'octavo[report]'" in said.stdout
 
 
