@@ -1,9 +1,8 @@
 """Clipping spelled with MAXIMUM and MINIMUM becomes RELU and RELU6.
 
-Algebra: max(x, 0) = relu(x). min(relu(x), 6) = max(min(x, 6), 0) = relu6(x). min(x, inf) = max(x, -inf) = x,
-and so with the largest float32 in place of inf. The
-kernels of MAXIMUM and MINIMUM need one scale for what comes in and what goes out, so clipping gains no resolution;
-RELU's rescale, and fuse into the op before.
+Algebra: max(x, 0) = relu(x). min(relu(x), 6) = max(min(x, 6), 0) = relu6(x). min(x, inf) = max(x, -inf) = x, and so
+with the largest float32 in place of inf. The kernels of MAXIMUM and MINIMUM need one scale for what comes in and what
+goes out, so clipping gains no resolution; RELU's rescale, and fuse into the op before.
 
 Refuses bounds that differ within one constant, results of another shape, and other bounds: RELU_N1_TO_1 and
 RELU_0_TO_1 have no int16 kernels.
