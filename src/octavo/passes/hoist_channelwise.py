@@ -15,6 +15,7 @@ import numpy as np
 
 from octavo.graph import DType, Op, Program, Tensor
 from octavo.graph.edit import Editor, float_values
+from octavo.graph.queries import record_range, recorded_range
 from octavo.ops import OPS
 
 _ARITHMETIC = ("ADD", "SUB", "MUL")
@@ -49,6 +50,11 @@ def _hoist(editor: Editor, reshape: Op) -> bool:
     editor.insert_before(reshape, Op(reader.code, inputs, [made], reader.options, reader.options_type, reader.version))
     editor.set_input(reshape, 0, made)
     editor.merge(reader, reshape, target)
+    known = recorded_range(reshape.outputs[0])
+    if known is not None:  # trained: should the reshape go, range and name stay
+        record_range(made, *known)
+        if not editor.is_border(reshape.outputs[0]):
+            made.name, reshape.outputs[0].name = name, made.name
     return True
 
 
