@@ -187,13 +187,13 @@ class Moments:
         self._settle()
         if not self.sums:
             return None
-        parts = (np.ldexp(total, exponent - _MANTISSA) for exponent, (_, total) in sorted(self.sums.items()))
-        return sum(parts, 0.0) / self.count
+        parts = [np.ldexp(total, exponent - _MANTISSA) for exponent, (_, total) in sorted(self.sums.items())]
+        return np.sum(parts, axis=0) / self.count
 
     def second(self) -> np.ndarray | None:
         """Mean products: (groups * blocks, block, block), float64; None if all inputs were zero or only means kept."""
         self._settle()
         if not self.sums or not self.gram:
             return None
-        parts = (np.ldexp(total, 2 * (exponent - _MANTISSA)) for exponent, (total, _) in sorted(self.sums.items()))
-        return sum(parts, 0.0) / self.count
+        parts = [np.ldexp(total, 2 * (exponent - _MANTISSA)) for exponent, (total, _) in sorted(self.sums.items())]
+        return np.sum(parts, axis=0) / self.count

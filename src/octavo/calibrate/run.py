@@ -155,7 +155,7 @@ def _seed(arrays: list[np.ndarray]) -> int:
     """A number that follows from the sample's bytes."""
     checksum = 0
     for array in arrays:
-        checksum = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), checksum)
+        checksum = zlib.crc32(array.tobytes(), checksum)
     return checksum
 
 
