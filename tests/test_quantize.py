@@ -311,3 +311,17 @@ def test_models_without_signatures_work() -> None:
     program.signatures.clear()
     small = octavo.quantize(Model(program), octavo.integer(fallback=False, io="uint8"), calibration=IMAGES)
     check(small, Model(program), IMAGES, 25)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-20, 0.0])
+@pytest.mark.parametrize("kernels", ["xnnpack", "builtin", "reference"])
+def test_an_all_but_dead_layer_under_a_clamp_loads(size: float, kernels: str) -> None:
+    """The kernels write the clamp of a RELU6 as a code, which must fit an int32."""
+    b = Builder()
+    x = b.conv(b.input("image", (1, 8, 8, 3)), "dying", 4, act=3)
+    for tensor in b.graph.ops[0].inputs[1:]:
+        tensor.set_values((tensor.values * size).astype(np.float32))
+    reference = Model(b.program(b.conv(x, "conv2", 2)))
+    small = octavo.quantize(reference, octavo.integer(fallback=False), calibration=IMAGES)
+    want = octavo.Runner(reference)(IMAGES)
+    np.testing.assert_allclose(octavo.Runner(small, kernels=kernels)(IMAGES), want, atol=0.05)

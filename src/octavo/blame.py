@@ -12,7 +12,7 @@ from octavo import numerics
 from octavo.calibrate.data import InputSpec
 from octavo.errors import DataError
 from octavo.findings import Histogram, Layer, Operand, TieFinding
-from octavo.graph import Op, Program, Signature, Tensor
+from octavo.graph import DType, Op, Program, Signature, Tensor
 from octavo.graph.views import cut, exposed
 from octavo.layers import layer_of
 from octavo.matching import CONVERSIONS, counterparts
@@ -185,7 +185,7 @@ def _pairs(small: Program, match: Mapping[Tensor, Tensor]) -> list[Pair]:
     for index, op in enumerate(small.main.ops):
         for tensor in op.outputs:
             original = match.get(tensor)
-            if original is None or not original.dtype.is_float or op.code == "DEQUANTIZE" or tensor in given_out:
+            if original is None or original.dtype is not DType.FLOAT32 or op.code == "DEQUANTIZE" or tensor in given_out:
                 continue
             given_out.add(tensor)
             pairs.append(Pair(index, op, tensor, original, _only_moves(op)))
@@ -266,7 +266,7 @@ def _weight_error(op: Op, original: Op | None) -> float | None:
         mine, its = _real(ours.values, ours), _real(theirs.values, theirs).astype(np.float64)
     except ValueError:  # packed or sparse
         return None
-    return relative(float(np.sum((mine - its) ** 2)), float(np.sum(its * its)))
+    return relative(float(np.sum(np.abs(mine - its) ** 2)), float(np.sum(np.abs(its) ** 2)))
 
 
 def relative(noise: float, signal: float) -> float:
