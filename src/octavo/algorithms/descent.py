@@ -1,7 +1,7 @@
 """Coordinate descent: go over rounded weights again, and move each to the code that is best as the others now stand.
 
-For one output channel with the weight errors e = w - q and the Gram matrix H of the inputs, the squared output error is
-e.T @ H @ e; changing code j by d steps of size s changes e[j] by -d s, and the best whole d is (H @ e)[j] / (H[j, j] s),
+For an output channel with the weight errors e = w - q and the Gram matrix H of the inputs, the squared output error is
+e.T @ H @ e. Changing code j by d steps of size s changes e[j] by -d s; the best whole d is (H @ e)[j] / (H[j, j] s),
 rounded. No step makes the error larger. GPTQ looks at each weight once, in a fixed order; this finds what it missed:
 Behdin et al., "QuantEase: Optimization-based Quantization for Language Models" (2023).
 
