@@ -325,3 +325,17 @@ def test_an_all_but_dead_layer_under_a_clamp_loads(size: float, kernels: str) ->
     small = octavo.quantize(reference, octavo.integer(fallback=False), calibration=IMAGES)
     want = octavo.Runner(reference)(IMAGES)
     np.testing.assert_allclose(octavo.Runner(small, kernels=kernels)(IMAGES), want, atol=0.05)
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "builtin", "reference"])
+def test_a_layer_whose_terms_cancel_loads(kernels: str) -> None:
+    """Weights of 1e4 that cancel to outputs of 1e-2: XNNPACK refuses a requantization scale of 256."""
+    b = Builder()
+    out = b.dense(b.input("x", (1, 2)), "difference", 3)
+    b.graph.ops[0].inputs[1].set_values(np.array([[1e4, -1e4], [2e4, -2e4], [1, 1]], np.float32))
+    b.graph.ops[0].inputs[2].set_values(np.zeros(3, np.float32))
+    samples = np.repeat(RNG.uniform(-1, 1, (32, 1)), 2, axis=1).astype(np.float32)
+    small = octavo.quantize(Model(b.program(out)), octavo.integer(fallback=False), calibration=samples)
+    step = float(small.program.main.outputs[0].qparams.scale[0])
+    want = octavo.Runner(Model(b.program(out)))(samples)
+    np.testing.assert_allclose(octavo.Runner(small, kernels=kernels)(samples), want, atol=step)

@@ -15,13 +15,14 @@ import numpy as np
 
 from octavo import numerics
 from octavo.errors import NotIntegerError, RecipeError, Refusal
+from octavo.floors import loadable_sites
 from octavo.graph import DType, Graph, Op, Program, Tensor
 from octavo.judgement import better_in_float
 from octavo.ops import OPS, Row, Tie
 from octavo.qtypes import INT8_WEIGHT, INT32_BIAS, INT64_BIAS, UINT8, QParams, QType
 from octavo.ranges import spread
 from octavo.recipe import DYNAMIC_MIN_ELEMENTS, IO, Recipe, Scheme
-from octavo.sites import Range, Sites, tie_sites
+from octavo.sites import Range, Sites
 
 # Beyond this a constant stands for infinity (masks, padding of a max-pool): no useful scale holds it.
 _INFINITE = 1e30
@@ -156,7 +157,7 @@ def _plan_graph(
     _drop_islands(graph, decisions, _integer_borders(graph, recipe.scheme))
     bits = _bits(decisions)
     integer = {op: OPS[op.code] for op in bits}
-    sites = tie_sites(graph, integer, bits, ranges)
+    sites = loadable_sites(graph, integer, schemes, bits, ranges)
     result.decisions.update(decisions)
     _integer_forms(graph, integer, schemes, sites, result)
     _float_forms(graph, decisions, schemes, result)

@@ -123,7 +123,7 @@ def tie_sites(graph: Graph, integer: Mapping[Op, Row], bits: Mapping[Op, int], r
         uses = _add_inputs(sites, op, row, bits[op], ranges)
         outputs = [t for i, t in enumerate(op.outputs) if row.output_role(i) == "a" and t.dtype is DType.FLOAT32]
         for tensor in outputs:
-            sites.add(tensor, _clampable(op, ranges[tensor], bits[op]), bits[op])
+            sites.add(tensor, ranges[tensor], bits[op])
             if row.tie is Tie.FIXED:
                 sites.fix(tensor, row.fixed[bits[op]])
         if row.tie is Tie.SAME:
@@ -132,20 +132,6 @@ def tie_sites(graph: Graph, integer: Mapping[Op, Row], bits: Mapping[Op, int], r
             _tie_uses(sites, op, uses[0][0], uses[1:])
     _add_borders(sites, graph, ranges)
     return sites
-
-
-def _clampable(op: Op, observed: Range, bits: int) -> Range:
-    """The range, wide enough for the kernel to write its clamp as a code.
-
-    The kernel refuses to load where round(clamp / scale) passes an int32 (kernel_util.cc, CheckedQuantize): a channel
-    that is all but dead under a RELU6. The wider grid still has steps of 1e-8 of the clamp.
-    """
-    clamp = {2: 1.0, 3: 6.0}.get(op.option("fusedActivationFunction", 0))  # RELU_N1_TO_1, RELU6
-    if clamp is None:
-        return observed
-    least = clamp / 2**28 * (2**bits - 1)
-    low, high = observed
-    return (low, high) if high - low >= least else (low, max(high, low + least))
 
 
 def _add_inputs(sites: Sites, op: Op, row: Row, bits: int, ranges: Mapping[Tensor, Range]) -> list[tuple[_Place, int]]:
