@@ -185,7 +185,12 @@ def _pairs(small: Program, match: Mapping[Tensor, Tensor]) -> list[Pair]:
     for index, op in enumerate(small.main.ops):
         for tensor in op.outputs:
             original = match.get(tensor)
-            if original is None or original.dtype is not DType.FLOAT32 or op.code == "DEQUANTIZE" or tensor in given_out:
+            if (
+                original is None
+                or original.dtype is not DType.FLOAT32
+                or op.code == "DEQUANTIZE"
+                or tensor in given_out
+            ):
                 continue
             given_out.add(tensor)
             pairs.append(Pair(index, op, tensor, original, _only_moves(op)))

@@ -116,7 +116,7 @@ def preparing_options(command: Command) -> Command:
         metavar=Shape.name,
         type=Shape(),
         multiple=True,
-        help="Sizes for an input with dynamic dimensions; NAME= may be left out for a model with one input. Repeatable.",
+        help="Sizes for an input with dynamic dimensions; NAME= may be left out where there is one input. Repeatable.",
     )
     what = "Bring a model that is quantized already back to float first."
     return shape(click.option("--dequantize", is_flag=True, help=what)(command))

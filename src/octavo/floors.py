@@ -80,7 +80,9 @@ def _least_scale(op: Op, row: Row, weights: np.ndarray | None, sites: Sites) -> 
     data = float(sites.of_use(op, row.weights.data).scale[0])
     bias = op.inputs[row.weights.bias] if row.weights.bias and row.weights.bias < len(op.inputs) else None
     if bias is not None:  # as the plan will widen them
-        params = numerics.widen_for_bias(QParams(weights, np.zeros(weights.size), 0 if weights.size > 1 else None), data, bias.values)
+        params = numerics.widen_for_bias(
+            QParams(weights, np.zeros(weights.size), 0 if weights.size > 1 else None), data, bias.values
+        )
         weights = params.scale
     return max(least, data * float(weights.max()) / _REQUANTIZATION)
 

@@ -9,8 +9,8 @@ from octavo.graph import Program
 from octavo.passes.add_bias import add_bias
 from octavo.passes.cancel_moves import cancel_moves
 from octavo.passes.center_first import center_first
-from octavo.passes.computed_weights import computed_weights
 from octavo.passes.check_operands import check_operands
+from octavo.passes.computed_weights import computed_weights
 from octavo.passes.densify import densify
 from octavo.passes.drop_dead import drop_dead
 from octavo.passes.drop_identities import drop_identities
