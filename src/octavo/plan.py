@@ -380,7 +380,7 @@ def _bias_form(op: Op, row: Row, scheme: Scheme, data: QParams, weights: QParams
         return Form(DType.INT32, params, INT32_BIAS)
     kernel = op.inputs[row.weights.index]
     assert kernel is not None
-    if row.int16_bias32 is not None:
+    if row.int16_bias32 is not None and row.weights.axis is not None:
         codes = result.codes.get((op, row.weights.index))
         codes = numerics.quantize(kernel.values, weights, scheme.weights) if codes is None else codes
         bias_codes = numerics.quantize_bias(bias.values, params, INT64_BIAS)

@@ -140,8 +140,9 @@ class _Builder:
         def tensor_of(leaf: Any) -> Any:
             return self._operand(step, leaf) if isinstance(leaf, Value) else leaf
 
-        args, kwargs = keras.tree.map_structure(tensor_of, (step.args, step.kwargs))
-        outputs = keras.tree.flatten(self._layer(step)(*args, **kwargs))
+        operands: Any = keras.tree.map_structure(tensor_of, (step.args, step.kwargs))
+        args, kwargs = operands
+        outputs: Any = keras.tree.flatten(self._layer(step)(*args, **kwargs))
         for value, tensor in zip(step.outputs, outputs, strict=True):
             self.known[value] = self._rounded(value, tensor)
 

@@ -135,7 +135,7 @@ def _aware_codes(
     aware: Any, points: dict[str, Any], found: dict[str, Tensor], given: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The aware model's values as codes of the file, for each tensor: (samples, ...)."""
-    probe = keras.Model(aware.inputs, {name: points[name] for name in found})
+    probe: Any = keras.Model(aware.inputs, {name: points[name] for name in found})
     outputs = probe.predict(list(given.values()), verbose=0)
     codes: dict[str, np.ndarray] = {}
     for name, tensor in found.items():

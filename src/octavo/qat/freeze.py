@@ -36,9 +36,10 @@ class Freeze(keras.callbacks.Callback):
         """Freeze what is due; the training step is compiled again then."""
         epochs = (self.params or {}).get("epochs") or 1
         changed = False
-        for layer in self.model._flatten_layers():
+        model: Any = self.model
+        for layer in model._flatten_layers():
             share = {FakeQuant: self.ranges, BatchNormalization: self.statistics}.get(type(layer))
             if share is not None and not layer.frozen and epoch >= share * epochs:
                 layer.frozen = changed = True
         if changed:
-            self.model.make_train_function(force=True)
+            model.make_train_function(force=True)

@@ -49,7 +49,7 @@ class _Waiting:
         finally:
             self._asking = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self)
+            spec.loader = _Loader(spec.loader, self)  # pyright: ignore[reportAttributeAccessIssue]
         return spec
 
 

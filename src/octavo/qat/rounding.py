@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras import ops
+import keras
 
 from octavo.qtypes import QType
 
+ops: Any = keras.ops  # a type checker takes its functions for ones that return None
 _SMALLEST = 1.1754944e-38  # the smallest normal float32
 
 

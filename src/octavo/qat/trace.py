@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+from keras.src.models.functional import Functional  # Keras has no public name for it
 
 from octavo.errors import ConversionError
 from octavo.ops import OPS
@@ -94,7 +95,7 @@ def functional(model: Any) -> Any:
 
 def is_functional(layer: Any) -> bool:
     """Whether a layer is a model that records its graph."""
-    return isinstance(functional(layer), keras.src.models.Functional)
+    return isinstance(functional(layer), Functional)
 
 
 class _Tracer:
@@ -218,11 +219,13 @@ def _separable(layer: Any) -> list[Part]:
     rank = layer.rank
     config = layer.get_config()
     shared = {key: config[key] for key in ("data_format", "dilation_rate", "padding", "strides", "dtype")}
-    depthwise = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)[rank - 1](
+    depthwise_kinds: Any = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+    pointwise_kinds: Any = (keras.layers.Conv1D, keras.layers.Conv2D)
+    depthwise = depthwise_kinds[rank - 1](
         layer.kernel_size, depth_multiplier=layer.depth_multiplier, use_bias=False, name=f"{layer.name}_depthwise",
         depthwise_regularizer=layer.depthwise_regularizer, depthwise_constraint=layer.depthwise_constraint, **shared,
     )  # fmt: skip
-    pointwise = (keras.layers.Conv1D, keras.layers.Conv2D)[rank - 1](
+    pointwise = pointwise_kinds[rank - 1](
         layer.filters, 1, use_bias=layer.use_bias, name=f"{layer.name}_pointwise", data_format=layer.data_format,
         kernel_regularizer=layer.pointwise_regularizer, kernel_constraint=layer.pointwise_constraint,
         bias_regularizer=layer.bias_regularizer, bias_constraint=layer.bias_constraint,

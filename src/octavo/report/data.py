@@ -144,7 +144,7 @@ def _within_budget(graphs: Mapping[str, Graph]) -> list[str]:
     """Names of the graphs that have room on the page, in order; the last ones, which are the smallest, come first."""
     drawn: list[str] = []
     ops = 0
-    for name, graph in reversed(graphs.items()):
+    for name, graph in reversed(list(graphs.items())):
         ops += len(graph.ops)
         if not drawn or ops <= MOST_OPS:
             drawn.insert(0, name)
