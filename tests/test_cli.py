@@ -465,7 +465,12 @@ class TestFailing:
             signal.raise_signal(signal.SIGINT)  # what Ctrl-C does
             time.sleep(60)
 
-        assert console.run(commands, ["wait"]) == 130
+        # A process that a script starts in the background ignores Ctrl-C, and so would this test.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            assert console.run(commands, ["wait"]) == 130
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert capsys.readouterr().err.strip() == "octavo: interrupted"
 
 
