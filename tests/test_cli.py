@@ -381,6 +381,15 @@ class TestCompare:
         assert main(request) == 0
         assert capsys.readouterr().err.count("is in out already") == 3
 
+    def test_all_kernels(self, folder, capsys):
+        assert main(["compare", "model.tflite", "--data", "data.npz", "--all-kernels", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)["kernel_parity"]["integer_only"]
+        rows = {row["kernels"]: row for row in told["rows"]}
+        assert {"xnnpack", "builtin", "reference"} <= set(rows)
+        assert rows["reference"]["largest_steps"] == 0
+        assert all(row["largest_steps"] <= 1 for row in rows.values())
+        assert told["samples"] == len(np.load("data.npz")["x"])
+
     def test_json_and_page(self, folder, capsys):
         request = ["compare", "model.tflite", "--data", "data.npz", "--html", "page.html", "--metric", "top5", "--json"]
         assert main(request) == 0

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from octavo.model import Model
     from octavo.recipe import Recipe, Scheme
+    from octavo.runtime.parity import Parity
 
     Shapes = Sequence[tuple[str, tuple[int, ...]]]
 
@@ -284,6 +285,11 @@ def evaluate(model: Path, data: Path, kernels: str, threads: int | None, as_json
     show_default=True,
     help="Types of inputs and outputs of the integer-only variant: uint8, int8, or input=uint8,output=int8.",
 )
+@click.option(
+    "--all-kernels",
+    is_flag=True,
+    help="Also run the integer-only file on LiteRT's builtin and reference kernels, and on TFLM's if it is installed.",
+)
 @samples_option
 @json_option
 @force_option
@@ -295,6 +301,7 @@ def compare(
     html: Path | None,
     metric: str,
     io: str,
+    all_kernels: bool,
     samples: int,
     as_json: bool,
     force: bool,
@@ -319,14 +326,19 @@ def compare(
         "dataset": data.stem,
         "command": f"{command} {model} --data {data} --io {io} --samples {samples}",
     }
+    kernels = _kernels(made, x, y, metric) if all_kernels else {}
+    if html is not None:
+        comparison.to_html(html, f"{model.name} on {data.name}", kernels, **record)
+    if kernels:
+        record["kernel_parity"] = {name: found.as_dict() for name, found in kernels.items()}
     if out is not None:
         comparison.to_json(out / "results.json", **record)
-    if html is not None:
-        comparison.to_html(html, f"{model.name} on {data.name}", **record)
     if as_json:
         click.echo(json.dumps(comparison.as_dict(**record), indent=2, allow_nan=False))
     else:
         show_result(comparison)
+        for found in kernels.values():
+            show_result(found)
         if (certificate := _parity(model, loaded, made.get("integer_only"), x)) is not None:
             show_result(certificate)
         for what, path in (("The .tflite files and results.json are", out), ("The page is", html)):
@@ -334,6 +346,14 @@ def compare(
                 click.echo(f"{what} in {path}")
     if refused is not None:
         click.echo(f"octavo: integer_only is missing: {one_line(refused)}", err=True)
+
+
+def _kernels(made: dict[str, Model], x: dict[str, np.ndarray], y: Any, metric: str) -> dict[str, Parity]:
+    """The integer-only file on every set of kernels that is here."""
+    from octavo.runtime.parity import parity
+
+    name = "integer_only"
+    return {name: parity(made[name], x, y, metric, progress=True)} if name in made else {}
 
 
 def _variants(
