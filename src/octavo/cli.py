@@ -316,7 +316,10 @@ def compare(
       octavo compare model.keras --data test.npz -o compared --html report.html
     """
     if html is not None:
+        from octavo.report.render import check_installed
+
         check_output(html, force)
+        check_installed()
     loaded = _load(model)
     x, y = _samples(data, loaded, "test")
     made, refused = _variants(loaded, _spread(x, samples), io, out, force)

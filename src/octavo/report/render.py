@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -11,19 +12,29 @@ from octavo.report import charts
 from octavo.report.terminal import NOTHING
 
 
+def check_installed() -> None:
+    """Ask before the work that a page needs, not after it.
+
+    Raises:
+      MissingDependencyError: Jinja2, Plotly or Pillow isn't installed.
+    """
+    missing = [name for name in ("jinja2", "plotly", "PIL") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"the report needs {', '.join(missing)}: install what draws it with pip install 'octavo[report]'"
+        )
+
+
 def render(data: Mapping[str, Any]) -> str:
     """The page of `octavo.report.data.page_data`.
 
     Raises:
-      MissingDependencyError: Jinja2 or Plotly isn't installed.
+      MissingDependencyError: what draws it isn't installed.
     """
-    try:
-        import jinja2
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the report needs {error.name}: install what draws it with pip install 'octavo[report]'"
-        ) from None
+    check_installed()
+    import jinja2
+    from plotly.offline import get_plotlyjs
+
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
