@@ -339,3 +339,23 @@ def test_a_layer_whose_terms_cancel_loads(kernels: str) -> None:
     step = float(small.program.main.outputs[0].qparams.scale[0])
     want = octavo.Runner(Model(b.program(out)))(samples)
     np.testing.assert_allclose(octavo.Runner(small, kernels=kernels)(samples), want, atol=step)
+
+
+@pytest.mark.parametrize("code", ["ADD", "SUB"])
+@pytest.mark.parametrize("activations", [8, 16])
+@pytest.mark.parametrize("kernels", ["xnnpack", "reference"])
+def test_terms_that_cancel_to_almost_nothing_load(code: str, activations: int, kernels: str) -> None:
+    """Terms of 1e7 whose sum is 1e-3: LiteRT's ADD ends the process over such a ratio, and its SUB gives nonsense."""
+    b = Builder()
+    x, y = b.input("x", (1, 4)), b.input("y", (1, 4))
+    out = b.op(code, [x, y], "sum", (1, 4), f"{code.capitalize()}Options", fusedActivationFunction=0)
+    reference = Model(b.program(out))
+    big = RNG.uniform(-1e7, 1e7, (32, 4)).astype(np.float32)
+    samples = {"x": big, "y": -big if code == "ADD" else big}
+    samples["x"][0], samples["y"][0] = 1e-3, 0.0
+    recipe = octavo.integer(fallback=False, activations=activations, io="float32", effort="fast")
+    small = octavo.quantize(reference, recipe, calibration=samples)
+    output = small.program.main.ops[-1].inputs[0].qparams
+    top = float(output.scale[0]) * (2 ** (activations - 1) - 1 - int(output.zero_point[0]))
+    one = {"x": np.full((1, 4), 1e7, np.float32), "y": np.zeros((1, 4), np.float32)}
+    np.testing.assert_allclose(octavo.Runner(small, kernels=kernels)(one), np.full((1, 4), top), rtol=1e-6)

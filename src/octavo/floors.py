@@ -1,11 +1,13 @@
 """Output scales that kernels refuse to load because they are too fine, and ranges wide enough to avoid them.
 
-Two rules, both met where a layer is all but dead or its terms cancel:
+Three rules, met where a layer is all but dead, its terms cancel, or training went astray:
 
 - XNNPACK takes scale(input) * scale(weights) / scale(output) below 256 (the requantization scale of its convolutions
   and fully connected layers).
 - The builtin and reference kernels write the clamp of a fused activation as a code, round(6 / scale), which must fit
   an int32 (kernel_util.cc, CheckedQuantize).
+- ADD and SUB shift sums left by 20 bits (15 for int16) and take 2 * the larger input scale / (2^shift * output scale)
+  below 1 (add.cc, sub.cc); beyond it, loading an ADD ends the process, and a SUB gives wrong values.
 
 A range that is too narrow gets a higher upper end: coarser steps for one tensor, where the file wouldn't load.
 """
@@ -26,6 +28,7 @@ from octavo.sites import Range, Sites, tie_sites
 _REQUANTIZATION = 255.0  # a little under XNNPACK's 256: scales are rounded to float32
 _CLAMPS = {2: 1.0, 3: 6.0}  # RELU_N1_TO_1, RELU6
 _CLAMP_CODE = 2.0**28
+_SUM_SHIFT = {8: 20, 16: 15}  # bits of the activations -> bits by which sums are shifted
 
 
 def loadable_sites(
@@ -62,7 +65,7 @@ def _too_fine(
         output = op.outputs[0] if op.outputs else None
         if output is None or row.output_role(0) != "a" or output.dtype is not DType.FLOAT32 or row.fixed:
             continue
-        least = _least_scale(op, row, weights.get(op), sites)
+        least = max(_least_scale(op, row, weights.get(op), sites), _least_sum(op, bits[op], sites))
         if float(sites.of_tensor(output).scale[0]) < least:
             low, high = min(ranges[output][0], 0.0), ranges[output][1]
             # Symmetric int16 counts only the larger side, so the upper end alone must reach.
@@ -85,6 +88,13 @@ def _least_scale(op: Op, row: Row, weights: np.ndarray | None, sites: Sites) -> 
         )
         weights = params.scale
     return max(least, data * float(weights.max()) / _REQUANTIZATION)
+
+
+def _least_sum(op: Op, bits: int, sites: Sites) -> float:
+    if op.code not in ("ADD", "SUB"):
+        return 0.0
+    larger = max(float(sites.of_use(op, index).scale[0]) for index in (0, 1))
+    return 1.01 * 2.0 * larger / 2.0 ** _SUM_SHIFT[bits]
 
 
 def _weight_scales(op: Op, row: Row, scheme: Scheme) -> np.ndarray | None:
