@@ -157,6 +157,12 @@ class TestConvert:
         x = np.load("data.npz")["x"]
         np.testing.assert_array_equal(octavo.Runner("copy.tflite")(x), octavo.Runner("model.tflite")(x))
 
+    def test_json(self, folder, capsys):
+        assert main(["convert", "model.tflite", "-o", "copy.tflite", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        ops = len(octavo.load("copy.tflite").program.main.ops)
+        assert told == {"file": "copy.tflite", "bytes": (folder / "copy.tflite").stat().st_size, "ops": ops}
+
     @pytest.mark.parametrize("force", [False, True])
     def test_overwrites_only_with_force(self, force, folder, capsys):
         (folder / "old.tflite").write_text("old")

@@ -136,8 +136,11 @@ def demo(out: Path, seed: int, data: Path | None, as_json: bool) -> None:
     help="Batch size in the file; 'none' keeps it dynamic where the model allows.",
 )
 @preparing_options
+@json_option
 @debug_option
-def convert(source: Path, output: Path, batch: int | None, shapes: Shapes, dequantize: bool, force: bool) -> None:
+def convert(
+    source: Path, output: Path, batch: int | None, shapes: Shapes, dequantize: bool, as_json: bool, force: bool
+) -> None:
     """Turn SOURCE, a .keras or .tflite file, into a float .tflite file.
 
     \b
@@ -145,8 +148,12 @@ def convert(source: Path, output: Path, batch: int | None, shapes: Shapes, dequa
       octavo convert model.keras -o model.tflite
     """
     check_output(output, force)
-    model = octavo.convert(source, batch=batch)
-    _save(prepared(model, shapes, dequantize), output)
+    model = prepared(octavo.convert(source, batch=batch), shapes, dequantize)
+    if as_json:
+        model.save(output)
+        click.echo(json.dumps({"file": str(output), "bytes": model.nbytes, "ops": len(model.describe().rows)}))
+    else:
+        _save(model, output)
 
 
 @cli.command(short_help="Make a model smaller.")
