@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test test-slow zoo lint format types check largest lock clean
+.PHONY: help bench bench-qat demo test test-slow zoo lint format types check largest lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ zoo: $(INSTALLED) ## Quantize the models that wheels on PyPI carry, each way, an
 
 bench: $(INSTALLED) ## Compare with ai-edge-quantizer; ARGS="--model model.tflite --data samples.npz"
 	@$(BIN)/python bench/accuracy.py $(ARGS)
+
+bench-qat: $(INSTALLED) ## Time a training step with the device's rounding, next to tfmot's
+	@$(BIN)/python bench/qat_step.py $(ARGS)
 
 lint: $(INSTALLED) ## Check style and formatting
 	@$(BIN)/ruff check .
