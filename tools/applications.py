@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -76,9 +77,13 @@ def try_model(name: str) -> dict[str, Any]:
     except Exception as error:  # whatever it is, it goes into the table
         return {"model": name, "size": size, "error": f"{stage}: {type(error).__name__}: {error}"}
     summary = small.summary()
-    reasons = Counter(f"{decision.kind}: {decision.reason}" for decision in summary.in_float)
+    # By reason, without the names of single tensors.
+    reasons: dict[str, Counter[str]] = {}
+    for decision in summary.in_float:
+        reasons.setdefault(re.sub(r" '[^']*'", " it", decision.reason), Counter())[decision.kind] += 1
+    in_float = [", ".join(f"{n} {kind}" for kind, n in kinds.items()) + f": {why}" for why, kinds in reasons.items()]
     return {
-        "model": name, "size": size, "counts": summary.counts, "in_float": dict(reasons),
+        "model": name, "size": size, "counts": summary.counts, "in_float": in_float,
         "seconds": time.perf_counter() - start,
     }  # fmt: skip
 
@@ -103,7 +108,7 @@ def line(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"| {row['model']} | {row['size']} | | | **{row['error']}** | |"
     ops, integers = sum(row["counts"].values()), sum(n for key, n in row["counts"].items() if key.startswith("int"))
-    in_float = "; ".join(f"{count} {reason}" for reason, count in row["in_float"].items())
+    in_float = "; ".join(row["in_float"])
     return f"| {row['model']} | {row['size']} | {ops} | {integers} | {in_float} | {row['seconds']:.0f} |"
 
 
