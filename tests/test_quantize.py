@@ -359,3 +359,16 @@ def test_terms_that_cancel_to_almost_nothing_load(code: str, activations: int, k
     top = float(output.scale[0]) * (2 ** (activations - 1) - 1 - int(output.zero_point[0]))
     one = {"x": np.full((1, 4), 1e7, np.float32), "y": np.zeros((1, 4), np.float32)}
     np.testing.assert_allclose(octavo.Runner(small, kernels=kernels)(one), np.full((1, 4), top), rtol=1e-6)
+
+
+def test_scales_that_would_grow_without_end_are_an_error() -> None:
+    """A concatenation ties a layer's output to its own input; weights of 1e6 then ask for ever wider ranges."""
+    b = Builder()
+    x = b.input("x", (1, 4))
+    y = b.dense(x, "explodes", 4)
+    b.graph.ops[0].inputs[1].set_values(np.full((4, 4), 1e6, np.float32) * np.array([1, -1, 1, -1], np.float32))
+    b.graph.ops[0].inputs[2].set_values(np.zeros(4, np.float32))
+    joined = b.op("CONCATENATION", [x, y], "joined", (1, 8), "ConcatenationOptions", axis=1)
+    samples = np.repeat(RNG.uniform(-1, 1, (16, 1)), 4, axis=1).astype(np.float32)
+    with pytest.raises(octavo.RecipeError, match=r"FULLY_CONNECTED 'explodes'.*keep_float"):
+        octavo.quantize(Model(b.program(joined)), octavo.integer(fallback=False), calibration=samples)

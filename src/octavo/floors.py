@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from octavo import numerics
+from octavo.errors import RecipeError
 from octavo.graph import DType, Graph, Op, Tensor
 from octavo.ops import Row
 from octavo.qtypes import QParams
@@ -28,6 +29,7 @@ from octavo.sites import Range, Sites, tie_sites
 _REQUANTIZATION = 255.0  # a little under XNNPACK's 256: scales are rounded to float32
 _CLAMPS = {2: 1.0, 3: 6.0}  # RELU_N1_TO_1, RELU6
 _CLAMP_CODE = 2.0**28
+_ABSURD = 1e30  # a range that grows to this grows without end: each widening widens the op's own input
 _SUM_SHIFT = {8: 20, 16: 15}  # bits of the activations -> bits by which sums are shifted
 
 
@@ -41,6 +43,9 @@ def loadable_sites(
     """`tie_sites`, with ranges widened until every kernel takes the scales.
 
     A wider output is the next op's coarser input, so this goes on until nothing changes; scales only ever grow.
+
+    Raises:
+      RecipeError: they would grow without end (an op's output tied to its own input, and huge weights).
     """
     weights = {op: _weight_scales(op, row, schemes[op]) for op, row in integer.items() if row.weights is not None}
     ranges = dict(ranges)
@@ -71,6 +76,12 @@ def _too_fine(
             # Symmetric int16 counts only the larger side, so the upper end alone must reach.
             span = 1.01 * least * (2 ** bits[op] - 1)
             enough = (low, max(high, low + span, span / 2))
+            if max(enough) > _ABSURD:
+                raise RecipeError(
+                    f"{op.name}: no scale that LiteRT's kernels take fits its weights, its input and its output, which "
+                    "share one through a concatenation or the like: its weights reach beyond anything trained; train "
+                    "the model further, or keep this op in float by a Rule with keep_float()"
+                )
             if enough != ranges[output]:  # else another tensor's fixed scale holds this one down
                 wider[output] = enough
     return wider
