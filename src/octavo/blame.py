@@ -201,7 +201,7 @@ def _pairs(small: Program, match: Mapping[Tensor, Tensor]) -> list[Pair]:
 def _only_moves(op: Op) -> bool:
     """Whether an op copies, picks or compares codes on one grid, so that it can't add an error."""
     row = OPS.get(op.code)
-    if row is None or row.tie is not Tie.SAME or row.steps > 0.5 or op.code == "AVERAGE_POOL_2D":
+    if row is None or row.tie is not Tie.SAME or row.steps > 0.5:
         return False
     inputs = [t for i, t in enumerate(op.inputs) if t is not None and row.input_role(i) == "a"]
     return all(t.qparams == op.outputs[0].qparams and not t.is_constant for t in inputs)

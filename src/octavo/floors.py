@@ -30,7 +30,6 @@ _REQUANTIZATION = 255.0  # a little under XNNPACK's 256: scales are rounded to f
 _CLAMPS = {2: 1.0, 3: 6.0}  # RELU_N1_TO_1, RELU6
 _CLAMP_CODE = 2.0**28
 _ABSURD = 1e30  # a range that grows to this grows without end: each widening widens the op's own input
-_SUM_SHIFT = {8: 20, 16: 15}  # bits of the activations -> bits by which sums are shifted
 
 
 def loadable_sites(
@@ -70,7 +69,7 @@ def _too_fine(
         output = op.outputs[0] if op.outputs else None
         if output is None or row.output_role(0) != "a" or output.dtype is not DType.FLOAT32 or row.fixed:
             continue
-        least = max(_least_scale(op, row, weights.get(op), sites), _least_sum(op, bits[op], sites))
+        least = max(_least_scale(op, row, weights.get(op), sites), _least_sum(op, row, bits[op], sites))
         if float(sites.of_tensor(output).scale[0]) < least:
             low, high = min(ranges[output][0], 0.0), ranges[output][1]
             # Symmetric int16 counts only the larger side, so the upper end alone must reach.
@@ -101,11 +100,11 @@ def _least_scale(op: Op, row: Row, weights: np.ndarray | None, sites: Sites) -> 
     return max(least, data * float(weights.max()) / _REQUANTIZATION)
 
 
-def _least_sum(op: Op, bits: int, sites: Sites) -> float:
-    if op.code not in ("ADD", "SUB"):
+def _least_sum(op: Op, row: Row, bits: int, sites: Sites) -> float:
+    if bits not in row.sum_shift:
         return 0.0
     larger = max(float(sites.of_use(op, index).scale[0]) for index in (0, 1))
-    return 1.01 * 2.0 * larger / 2.0 ** _SUM_SHIFT[bits]
+    return 1.01 * 2.0 * larger / 2.0 ** row.sum_shift[bits]
 
 
 def _weight_scales(op: Op, row: Row, scheme: Scheme) -> np.ndarray | None:

@@ -116,6 +116,8 @@ class Row:
       dynamic_per_channel: whether those weights may (and then do) carry a scale per channel.
       dynamic_options: options that the dynamic kernel needs.
       rescale_version: version from which the int8 kernel takes scale(a) * scale(b) / scale(out) >= 1.
+      sum_shift: activation bits -> bits by which the kernel shifts its sums left; it takes 2 * the larger input scale /
+        (2^shift * output scale) below 1 (add.cc, sub.cc). Empty where there is no such bound.
       steps: largest error that the test accepts, in steps of the output.
       int16_steps: the same for int16, where it differs.
       because: why a precision is missing, in words, where "no kernel" isn't the whole reason.
@@ -137,6 +139,7 @@ class Row:
     dynamic_per_channel: bool = True
     dynamic_options: Mapping[str, Any] = field(default_factory=dict)
     rescale_version: int | None = None
+    sum_shift: Mapping[int, int] = field(default_factory=dict)
     steps: float = 1.5
     int16_steps: float | None = None
     because: Mapping[str, str] = field(default_factory=dict)
@@ -164,6 +167,7 @@ def _letter(letters: str, index: int) -> str:
 _IMAGE = Act((1, 6, 6, 4))
 _ROWS = Act((2, 12))
 _POSITIVE = Act((2, 12), 0.25, 4.0)
+_SUM_SHIFT = {8: 20, 16: 15}
 _UNIT = {8: (1 / 256, -128), 16: (1 / 32768, 0)}
 
 
@@ -265,8 +269,8 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
     ),
     # ------------------------------------------------------------ arithmetic: scales are free
     (
-        _binary("ADD", "AddOptions", 2, 3),
-        _binary("SUB", "SubOptions", 2, 5),
+        _binary("ADD", "AddOptions", 2, 3, sum_shift=_SUM_SHIFT),
+        _binary("SUB", "SubOptions", 2, 5, sum_shift=_SUM_SHIFT),
         _binary("MUL", "MulOptions", 2, 4, rescale_version=3),
         _binary("SQUARED_DIFFERENCE", "SquaredDifferenceOptions", 2, None),
         _reduce("MEAN", 2, 3),
