@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from octavo.errors import DataError
-from octavo.runtime.evaluate import Metric, class_numbers, top1
+from octavo.runtime.evaluate import Metric, class_numbers, class_scores, top1
 from octavo.runtime.runner import Outputs
 
 
@@ -113,11 +113,5 @@ def _rows(outputs: Any) -> int:
 
 
 def _scores(outputs: Outputs, name: str) -> np.ndarray:
-    if isinstance(outputs, Mapping):
-        raise DataError(f"{name} needs one output, the model has {list(outputs)}: give a metric of your own")
-    if outputs.ndim < 2 or outputs.shape[-1] < 2:
-        raise DataError(
-            f"{name} needs outputs of shape (N, classes) with at least 2 classes, got {outputs.shape}: "
-            "give a metric of your own"
-        )
-    return outputs.reshape(_rows(outputs), -1)
+    scores = class_scores(outputs, name)
+    return scores.reshape(_rows(scores), -1)

@@ -37,6 +37,22 @@ class Evaluation:
     outputs: Outputs | None = field(default=None, repr=False, compare=False)
 
 
+def class_scores(outputs: Outputs, name: str) -> np.ndarray:
+    """The outputs as they are, if the metric `name` can count classes in them: (N, ..., classes).
+
+    Raises:
+      DataError: several outputs, or no dimension of classes.
+    """
+    if isinstance(outputs, Mapping):
+        raise DataError(f"{name} needs one output, the model has {list(outputs)}: give a metric of your own")
+    if outputs.ndim < 2 or outputs.shape[-1] < 2:
+        raise DataError(
+            f"{name} needs outputs of shape (N, classes) with at least 2 classes, got {outputs.shape}: "
+            "give a metric of your own"
+        )
+    return outputs
+
+
 def top1(outputs: Outputs, y: np.ndarray) -> float:
     """Share of samples whose largest output is the label's.
 
@@ -47,15 +63,9 @@ def top1(outputs: Outputs, y: np.ndarray) -> float:
     Raises:
       DataError: several outputs, labels that are no class numbers, or not one label for each sample.
     """
-    if isinstance(outputs, Mapping):
-        raise DataError(f"top1 needs one output, the model has {list(outputs)}: give a metric of your own")
-    if outputs.ndim < 2 or outputs.shape[-1] < 2:
-        raise DataError(
-            f"top1 needs outputs of shape (N, classes) with at least 2 classes, got {outputs.shape}: "
-            "give a metric of your own"
-        )
-    classes = outputs.shape[-1]
-    found = np.argmax(outputs, axis=-1).reshape(-1)
+    scores = class_scores(outputs, "top1")
+    classes = scores.shape[-1]
+    found = np.argmax(scores, axis=-1).reshape(-1)
     labels = class_numbers(np.asarray(y), found.size, classes)
     return float(np.mean(found == labels))
 
