@@ -17,6 +17,9 @@ from octavo.errors import ModelFileError, OctavoError
 if TYPE_CHECKING:
     from octavo.model import Model
 
+# What --shape collects: pairs of an input's name and its sizes.
+Shapes = Sequence[tuple[str, tuple[int, ...]]]
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -122,7 +125,7 @@ def preparing_options(command: Command) -> Command:
     return shape(click.option("--dequantize", is_flag=True, help=what)(command))
 
 
-def prepared(model: Model, shapes: Sequence[tuple[str, tuple[int, ...]]], dequantize: bool) -> Model:
+def prepared(model: Model, shapes: Shapes, dequantize: bool) -> Model:
     """The model as --shape and --dequantize want it."""
     import octavo
 

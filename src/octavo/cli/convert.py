@@ -1,0 +1,54 @@
+"""`octavo convert`: a float `.tflite` file from a model of another kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+import octavo
+from octavo.cli.models import save_model
+from octavo.console import (
+    PATH,
+    Batch,
+    Shapes,
+    check_output,
+    debug_option,
+    json_option,
+    output_option,
+    prepared,
+    preparing_options,
+)
+
+
+@click.command(short_help="Turn a .keras file into a float .tflite file.")
+@click.argument("source", type=PATH)
+@output_option
+@click.option(
+    "--batch",
+    metavar="N|none",
+    type=Batch(),
+    default=1,
+    show_default=True,
+    help="Batch size in the file; 'none' keeps it dynamic where the model allows.",
+)
+@preparing_options
+@json_option
+@debug_option
+def convert(
+    source: Path, output: Path, batch: int | None, shapes: Shapes, dequantize: bool, as_json: bool, force: bool
+) -> None:
+    """Turn SOURCE, a .keras or .tflite file, into a float .tflite file.
+
+    \b
+    Example:
+      octavo convert model.keras -o model.tflite
+    """
+    check_output(output, force)
+    model = prepared(octavo.convert(source, batch=batch), shapes, dequantize)
+    if as_json:
+        model.save(output)
+        click.echo(json.dumps({"file": str(output), "bytes": model.nbytes, "ops": len(model.describe().rows)}))
+    else:
+        save_model(model, output)

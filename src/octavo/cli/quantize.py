@@ -1,0 +1,156 @@
+"""`octavo quantize`: one model, one scheme or budget, one smaller file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import octavo
+from octavo.cli.models import load_model, load_samples, save_model, spread
+from octavo.console import (
+    PATH,
+    Shapes,
+    check_output,
+    data_option,
+    debug_option,
+    json_option,
+    output_option,
+    prepared,
+    preparing_options,
+    samples_option,
+)
+from octavo.report.terminal import show as show_result
+
+if TYPE_CHECKING:
+    from octavo.recipe import Recipe, Scheme
+
+# --to and the function of octavo.recipe that makes its scheme.
+_SCHEMES = {
+    "float16": "float16",
+    "dynamic-range": "dynamic_range",
+    "weight-only": "weight_only",
+    "integer": "integer",
+    "integer-only": "integer",
+}
+
+
+@click.command(short_help="Make a model smaller.")
+@click.argument("model", type=PATH)
+@output_option
+@click.option("--to", type=click.Choice(list(_SCHEMES)), help="What to make; see above.")
+@click.option("--recipe", metavar="FILE", type=PATH, help="Do what a recipe file says, instead of --to.")
+@click.option("--weights", type=click.Choice(["8", "4"]), help="Bits of the weights; 8 by default.")
+@click.option("--effort", type=click.Choice(["fast", "balanced", "best"]), help="Balanced by default.")
+@click.option(
+    "--max-drop",
+    metavar="POINTS",
+    type=click.FloatRange(0),
+    help="Search for the smallest integer file whose accuracy on --data is at most this many percentage points lower.",
+)
+@click.option("--save-recipe", metavar="FILE", type=PATH, help="Write down what was done, to be edited and used again.")
+@data_option("Representative samples, for integer and integer-only; with labels for --max-drop.")
+@samples_option
+@click.option(
+    "--io",
+    metavar="SPEC",
+    help="Types of inputs and outputs: uint8, int8, float32, or input=uint8,output=float32. "
+    "By default float32 for integer, and int8 for integer-only.",
+)
+@preparing_options
+@json_option
+@debug_option
+def quantize(
+    model: Path,
+    output: Path,
+    to: str | None,
+    recipe: Path | None,
+    weights: str | None,
+    effort: str | None,
+    max_drop: float | None,
+    save_recipe: Path | None,
+    data: Path | None,
+    samples: int,
+    io: str | None,
+    shapes: Shapes,
+    dequantize: bool,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Make MODEL, a .tflite or .keras file, smaller, and print what became of its ops.
+
+    \b
+    --to float16        float16 weights: half the bytes
+    --to dynamic-range  int8 weights, activations quantized at run time
+    --to weight-only    int8 weights, float arithmetic
+    --to integer        int8 weights and activations; an op that can't be
+                        int8 stays in float, and the summary says why
+    --to integer-only   the same, but such an op is an error
+
+    \b
+    Examples:
+      octavo quantize model.keras -o small.tflite --to dynamic-range
+      octavo quantize model.tflite -o small.tflite --to integer --data train.npz
+      octavo quantize model.tflite -o small.tflite --to float16 --shape input=1,224,224,3
+      octavo quantize model.tflite -o small.tflite --max-drop 0.5 --data test.npz
+    """
+    settings = {"io": io, "weights": weights, "effort": effort}
+    request = _request(to, recipe, max_drop, {name: value for name, value in settings.items() if value is not None})
+    if (max_drop is not None or (request.needs_ranges and not dequantize)) and data is None:
+        asked = "--max-drop" if max_drop is not None else f"--to {to}" if to else f"--recipe {recipe}"
+        raise click.UsageError(f"{asked} needs representative samples: give --data FILE.npz")
+    check_output(output, force)
+    loaded = prepared(load_model(model), shapes, dequantize)
+    x, y = (None, None) if data is None else load_samples(data, loaded, "train")
+    calibration = None if x is None else spread(x, samples)
+    if max_drop is None:
+        small = octavo.quantize(loaded, request, calibration, progress=True)
+    else:
+        found = octavo.search(loaded, calibration, max_drop, evaluation=(x, y), scheme=request.scheme, progress=True)
+        request, small = found.recipe, found.model
+    if save_recipe is not None:
+        octavo.save_recipe(request, save_recipe)
+    if as_json:
+        small.save(output)
+        decisions = [asdict(decision) for decision in small.decisions]
+        told = {"file": str(output), "bytes": small.nbytes, "ops": small.summary().counts, "decisions": decisions}
+        click.echo(json.dumps({**told, "notes": small.notes}, indent=2))
+        return
+    show_result(small.summary())
+    save_model(small, output)
+
+
+def _request(to: str | None, file: Path | None, max_drop: float | None, settings: dict[str, str]) -> Recipe:
+    """The recipe that the options of `quantize` ask for."""
+    if max_drop is not None and file is None:
+        to = to or "integer"
+    if (to is None) == (file is None):
+        raise click.UsageError("Give one of --to, --recipe and --max-drop.")
+    if file is not None:
+        if settings or max_drop is not None:
+            raise click.UsageError(f"--recipe {file} says everything: leave out the other options, or edit the file.")
+        return octavo.load_recipe(file)
+    assert to is not None
+    if max_drop is not None and not to.startswith("integer"):
+        raise click.UsageError(f"--max-drop chooses among integer precisions: leave out --to {to}.")
+    return octavo.Recipe(_scheme(to, **settings))
+
+
+def _scheme(to: str, io: str | None = None, weights: str | None = None, effort: str | None = None) -> Scheme:
+    """The scheme that --to and its settings ask for."""
+    from octavo import recipe
+
+    make = getattr(recipe, _SCHEMES[to])
+    bits = {} if weights is None else {"weights": int(weights)}
+    if make is recipe.integer:
+        return make(fallback=to == "integer", io=io, effort=effort or "balanced", **bits)
+    if io is not None:
+        raise click.UsageError(f"--to {to} keeps inputs and outputs in float: leave out --io")
+    if effort is not None:
+        raise click.UsageError(f"--effort is for integer: leave it out with --to {to}")
+    if bits and make is recipe.float16:
+        raise click.UsageError("--to float16 has no integer weights: leave out --weights")
+    return make(**bits)
