@@ -8,6 +8,7 @@ from octavo.graph import DType, Graph, Op, Program, Signature, Tensor
 from octavo.model import Model
 from octavo.ops import Act, Const, Ints, Row
 from octavo.runtime.session import Session
+from octavo.versions import lowest_version
 
 
 def build(row: Row, seed: int = 0) -> Program:
@@ -17,7 +18,8 @@ def build(row: Row, seed: int = 0) -> Program:
     tensors = [None if spec is None else _tensor(f"in{i}", spec, rng) for i, spec in enumerate(row.sample.operands)]
     outputs = [Tensor(f"out{i}", DType(dtype), ()) for i, dtype in enumerate(row.sample.results)]
     options = dict(row.sample.options) if row.options_type else None
-    op = Op(row.name, list(tensors), outputs, options, row.options_type, row.sample.version)
+    op = Op(row.name, list(tensors), outputs, options, row.options_type)
+    op.version = lowest_version(op) or 1
     present = [t for t in tensors if t is not None]
     inputs = [t for t in present if not t.is_constant]
     graph = Graph("main", [*present, *outputs], inputs, outputs, [op])

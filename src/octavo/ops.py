@@ -88,13 +88,36 @@ class Sample:
       operands: one per input of the op.
       options: fields of the op's options that aren't at their default.
       results: dtype of each output.
-      version: version of the float op.
     """
 
     operands: tuple[Act | Const | Ints | None, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[str, ...] = ("float32",)
-    version: int = 1
+
+
+@dataclass(frozen=True)
+class Need:
+    """What needs a newer kernel version, whatever the types; one condition each.
+
+    Attributes:
+      version: the first kernel version that takes it.
+      rank_over: an operand has more dimensions than this;
+      broadcast: and the first two operands differ in shape.
+      rank_not: the first operand has another number of dimensions.
+      operand: operand number that is given.
+      without: operand number that is left out at the end.
+      grouped: fewer channels in the weights than in the data.
+      options: one of these options is greater than here.
+    """
+
+    version: int
+    rank_over: int | None = None
+    broadcast: bool = False
+    rank_not: int | None = None
+    operand: int | None = None
+    without: int | None = None
+    grouped: bool = False
+    options: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,12 +132,14 @@ class Row:
       tie: how scales hang together.
       fixed: for Tie.FIXED: activation bits -> (scale, zero point) of the output.
       weights: where the weights are, None if there are none.
+      plain: kernel version for float.
       int8, int16: kernel version for activations of that width; None: no right kernel.
       int16_bias32: kernel version for int16 activations with an int32 bias; None: the bias must be int64.
       dynamic: kernel version for float activations with int8 weights, quantized at run time.
       int4: bits of the activations (32: float) -> kernel version that takes weights stored as int4.
       dynamic_per_channel: whether those weights may (and then do) carry a scale per channel.
       dynamic_options: options that the dynamic kernel needs.
+      needs: what else needs a newer version.
       rescale_version: version from which the int8 kernel takes scale(a) * scale(b) / scale(out) >= 1.
       sum_shift: activation bits -> bits by which the kernel shifts its sums left; it takes 2 * the larger input scale /
         (2^shift * output scale) below 1 (add.cc, sub.cc). Empty where there is no such bound.
@@ -131,6 +156,7 @@ class Row:
     tie: Tie = Tie.FREE
     fixed: Mapping[int, tuple[float, int]] = field(default_factory=dict)
     weights: Weights | None = None
+    plain: int = 1
     int8: int | None = None
     int16: int | None = None
     int16_bias32: int | None = None
@@ -138,6 +164,7 @@ class Row:
     int4: Mapping[int, int] = field(default_factory=dict)
     dynamic_per_channel: bool = True
     dynamic_options: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[Need, ...] = ()
     rescale_version: int | None = None
     sum_shift: Mapping[int, int] = field(default_factory=dict)
     steps: float = 1.5
@@ -168,6 +195,7 @@ _IMAGE = Act((1, 6, 6, 4))
 _ROWS = Act((2, 12))
 _POSITIVE = Act((2, 12), 0.25, 4.0)
 _SUM_SHIFT = {8: 20, 16: 15}
+_BROADCAST = (Need(3, rank_over=4, broadcast=True),)
 _UNIT = {8: (1 / 256, -128), 16: (1 / 32768, 0)}
 
 
@@ -201,11 +229,11 @@ def _reduce(name: str, int8: int | None, int16: int | None, operand: Act = _IMAG
 def _moves(
     name: str, operands: tuple[Act | Const | Ints | None, ...], int8: int | None = 1, int16: int | None = 1,
     options_type: str | None = None, options: Mapping[str, Any] | None = None, inputs: str | None = None,
-    results: tuple[str, ...] = ("float32",), version: int = 1, **facts: Any,
+    results: tuple[str, ...] = ("float32",), **facts: Any,
 ) -> Row:  # fmt: skip
     """An op that copies, picks or compares values: one scale for all its activations, and no rounding at all."""
     letters = inputs or "".join("." if isinstance(operand, Ints) else "a" for operand in operands)
-    sample = Sample(operands, options or {}, results, version)
+    sample = Sample(operands, options or {}, results)
     facts.setdefault("steps", 0.5)
     return Row(name, letters, sample=sample, options_type=options_type, tie=Tie.SAME, int8=int8, int16=int16, **facts)
 
@@ -227,7 +255,7 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
                 {"padding": 0, "strideW": 1, "strideH": 1, "fusedActivationFunction": 1},
             ),
             weights=Weights(1, axis=0, bias=2, bias_required=True),
-            int8=3, int16=4, int16_bias32=8, dynamic=5, int4={8: 7, 32: 5},
+            int8=3, int16=4, int16_bias32=8, dynamic=5, int4={8: 7, 32: 5}, needs=(Need(6, grouped=True),),
         ),
         Row(
             "DEPTHWISE_CONV_2D", "awb", options_type="DepthwiseConv2DOptions",
@@ -237,22 +265,25 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
             ),
             weights=Weights(1, axis=3, bias=2, bias_required=True),
             int8=3, int16=5, dynamic=6, int4={8: 7},
+            needs=(Need(2, options={"dilationWFactor": 1, "dilationHFactor": 1}),),
         ),
         Row(
             "FULLY_CONNECTED", "awb", options_type="FullyConnectedOptions",
             sample=Sample((_ROWS, Const((7, 12)), Const((7,)))),
             weights=Weights(1, axis=0, bias=2),
             int8=4, int16=7, int16_bias32=11, dynamic=12, int4={8: 10, 32: 12},
+            needs=(Need(6, without=2), Need(5, options={"keepNumDims": 0})),
             dynamic_options={"asymmetricQuantizeInputs": True},
         ),
         Row(
             "TRANSPOSE_CONV", ".wab", options_type="TransposeConvOptions",
             sample=Sample(
                 (Ints([1, 12, 12, 5]), Const((5, 3, 3, 4)), _IMAGE, Const((5,))),
-                {"padding": 0, "strideW": 2, "strideH": 2}, version=3,
+                {"padding": 0, "strideW": 2, "strideH": 2},
             ),
             weights=Weights(1, axis=0, data=2, bias=3),
             int8=2, int16=2, int16_bias32=5,
+            needs=(Need(3, operand=3), Need(4, options={"fusedActivationFunction": 0})),
             because={"dynamic": "only XNNPACK runs it with float activations and int8 weights"},
         ),
         Row(
@@ -270,11 +301,11 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
     # ------------------------------------------------------------ arithmetic: scales are free
     (
         _binary("ADD", "AddOptions", 2, 3, sum_shift=_SUM_SHIFT),
-        _binary("SUB", "SubOptions", 2, 5, sum_shift=_SUM_SHIFT),
+        _binary("SUB", "SubOptions", 2, 5, needs=_BROADCAST, sum_shift=_SUM_SHIFT),
         _binary("MUL", "MulOptions", 2, 4, rescale_version=3),
         _binary("SQUARED_DIFFERENCE", "SquaredDifferenceOptions", 2, None),
         _reduce("MEAN", 2, 3),
-        _reduce("SUM", 2, 2),
+        _reduce("SUM", 2, 1),
         _reduce("REDUCE_PROD", 2, 2, Act((1, 2, 2, 4), 0.5, 1.5)),
         _unary("RELU", 2, 3),
         _unary("RELU6", 2, 3, Act((2, 12), -2.0, 8.0)),
@@ -313,9 +344,11 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
             "SplitOptions", Tie.SAME, int8=2, int16=4, steps=0.5),
         Row("SPLIT_V", "a..", "a*",
             Sample((_ROWS, Ints([5, 7]), Ints(1)), {"numSplits": 2}, ("float32", "float32")),
-            "SplitVOptions", Tie.SAME, int8=2, int16=2, steps=0.5),
-        _moves("PAD", (_IMAGE, Ints([[0, 0], [1, 1], [2, 1], [0, 0]])), 2, 3, "PadOptions"),
-        _moves("PADV2", (_IMAGE, Ints([[0, 0], [1, 1], [2, 1], [0, 0]]), Const((), 0.5, 0.5)), 2, 3, "PadV2Options"),
+            "SplitVOptions", Tie.SAME, int8=2, int16=1, steps=0.5),
+        _moves("PAD", (_IMAGE, Ints([[0, 0], [1, 1], [2, 1], [0, 0]])), 2, 3, "PadOptions",
+               needs=(Need(4, rank_over=4),)),
+        _moves("PADV2", (_IMAGE, Ints([[0, 0], [1, 1], [2, 1], [0, 0]]), Const((), 0.5, 0.5)), 2, 3, "PadV2Options",
+               needs=(Need(4, rank_over=4),)),
         _moves("MIRROR_PAD", (_IMAGE, Ints([[0, 0], [1, 1], [2, 1], [0, 0]])), 2, 3, "MirrorPadOptions", {"mode": 0}),
         _moves("MAX_POOL_2D", (_IMAGE,), 2, 3, "Pool2DOptions",
                {"strideW": 2, "strideH": 2, "filterWidth": 2, "filterHeight": 2}),
@@ -324,29 +357,37 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
         _moves("RESHAPE", (_IMAGE, Ints([1, 144])), 1, 1, "ReshapeOptions"),
         _moves("SQUEEZE", (Act((1, 1, 12)),), 1, 1, "SqueezeOptions", {"squeezeDims": [1]}),
         _moves("EXPAND_DIMS", (_ROWS, Ints(0)), 1, 1, "ExpandDimsOptions"),
-        _moves("TRANSPOSE", (_IMAGE, Ints([0, 3, 1, 2])), 2, 5, "TransposeOptions"),
-        _moves("SLICE", (_IMAGE, Ints([0, 1, 1, 0]), Ints([1, 3, 4, 4])), 2, 4, "SliceOptions"),
-        _moves("STRIDED_SLICE", (_IMAGE, Ints([0, 0, 1, 0]), Ints([1, 6, 6, 4]), Ints([1, 2, 1, 1])), 2, 2,
-               "StridedSliceOptions"),
-        _moves("GATHER", (_ROWS, Ints([3, 0, 5])), 2, 4, "GatherOptions", {"axis": 1}),
+        _moves("TRANSPOSE", (_IMAGE, Ints([0, 3, 1, 2])), 2, 5, "TransposeOptions",
+               needs=(Need(4, rank_over=4), Need(6, rank_over=5), Need(8, rank_over=6))),
+        _moves("SLICE", (_IMAGE, Ints([0, 1, 1, 0]), Ints([1, 3, 4, 4])), 2, 4, "SliceOptions",
+               needs=(Need(5, rank_over=4),)),
+        _moves("STRIDED_SLICE", (_IMAGE, Ints([0, 0, 1, 0]), Ints([1, 6, 6, 4]), Ints([1, 2, 1, 1])), 2, 1,
+               "StridedSliceOptions",
+               needs=(Need(4, rank_over=4), Need(6, options={"ellipsisMask": 0, "newAxisMask": 0}),
+                      Need(8, options={"offset": 0}))),
+        _moves("GATHER", (_ROWS, Ints([3, 0, 5])), 2, 4, "GatherOptions", {"axis": 1},
+               needs=(Need(5, options={"batchDims": 0}),)),
         _moves("GATHER_ND", (_ROWS, Ints([[1, 3], [0, 5]])), 1, 3, "GatherNdOptions"),
         _moves("TILE", (_ROWS, Ints([2, 1])), 3, None, "TileOptions"),
-        _moves("BROADCAST_TO", (Act((1, 12)), Ints([3, 12])), 3, 3, "BroadcastToOptions", version=2),
+        _moves("BROADCAST_TO", (Act((1, 12)), Ints([3, 12])), 3, 3, "BroadcastToOptions", plain=2),
         _moves("REVERSE_V2", (_ROWS, Ints([1])), 3, None, "ReverseV2Options"),
         _moves("SPACE_TO_DEPTH", (_IMAGE,), 2, None, "SpaceToDepthOptions", {"blockSize": 2}),
         _moves("DEPTH_TO_SPACE", (_IMAGE,), 2, None, "DepthToSpaceOptions", {"blockSize": 2}),
-        _moves("SPACE_TO_BATCH_ND", (_IMAGE, Ints([2, 2]), Ints([[0, 0], [0, 0]])), 2, 4, "SpaceToBatchNDOptions"),
+        _moves("SPACE_TO_BATCH_ND", (_IMAGE, Ints([2, 2]), Ints([[0, 0], [0, 0]])), 2, 4, "SpaceToBatchNDOptions",
+               needs=(Need(3, rank_not=4),)),
         _moves("BATCH_TO_SPACE_ND", (Act((4, 3, 3, 2)), Ints([2, 2]), Ints([[0, 0], [0, 0]])), 2, 4,
-               "BatchToSpaceNDOptions"),
-        _moves("RESIZE_BILINEAR", (_IMAGE, Ints([12, 12])), 2, 4, "ResizeBilinearOptions", steps=1.5),
-        _moves("RESIZE_NEAREST_NEIGHBOR", (_IMAGE, Ints([12, 12])), 2, 4, "ResizeNearestNeighborOptions"),
-        _moves("MAXIMUM", (_ROWS, Act((2, 12), -0.5, 1.5)), 2, 4, "MaximumMinimumOptions"),
-        _moves("MINIMUM", (_ROWS, Act((2, 12), -0.5, 1.5)), 2, 4, "MaximumMinimumOptions"),
+               "BatchToSpaceNDOptions", needs=(Need(3, rank_not=4),)),
+        _moves("RESIZE_BILINEAR", (_IMAGE, Ints([12, 12])), 2, 4, "ResizeBilinearOptions", steps=1.5,
+               needs=(Need(3, options={"halfPixelCenters": 0}),)),
+        _moves("RESIZE_NEAREST_NEIGHBOR", (_IMAGE, Ints([12, 12])), 2, 4, "ResizeNearestNeighborOptions",
+               needs=(Need(3, options={"halfPixelCenters": 0, "alignCorners": 0}),)),
+        _moves("MAXIMUM", (_ROWS, Act((2, 12), -0.5, 1.5)), 2, 4, "MaximumMinimumOptions", needs=_BROADCAST),
+        _moves("MINIMUM", (_ROWS, Act((2, 12), -0.5, 1.5)), 2, 4, "MaximumMinimumOptions", needs=_BROADCAST),
         _moves("REDUCE_MAX", (_IMAGE, Ints([1, 2])), 2, 3, "ReducerOptions", {"keepDims": True}),
         _moves("REDUCE_MIN", (_IMAGE, Ints([1, 2])), 2, 3, "ReducerOptions", {"keepDims": True}),
         _moves("FILL", (Ints([2, 3]), Act(())), 3, 3, "FillOptions"),
-        _moves("SELECT", (Ints([[True] * 6 + [False] * 6] * 2, "bool"), _ROWS, Act((2, 12), -0.5, 1.5)), 2, 2,
-               "SelectOptions"),
+        _moves("SELECT", (Ints([[True] * 6 + [False] * 6] * 2, "bool"), _ROWS, Act((2, 12), -0.5, 1.5)), 1, 1,
+               "SelectOptions", needs=(Need(3, rank_over=4),)),
         _moves("SELECT_V2", (Ints([[True] * 6 + [False] * 6] * 2, "bool"), _ROWS, Act((2, 12), -0.5, 1.5)), 1, 1,
                "SelectV2Options"),
         _moves("DYNAMIC_UPDATE_SLICE", (_ROWS, Act((1, 3)), Ints([1, 4])), 1, 4),
@@ -359,10 +400,10 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
     (
         _compare("EQUAL", "EqualOptions", 2, 5),
         _compare("NOT_EQUAL", "NotEqualOptions", 2, 4),
-        _compare("GREATER", "GreaterOptions", 2, 2),
+        _compare("GREATER", "GreaterOptions", 2, 1),
         _compare("GREATER_EQUAL", "GreaterEqualOptions", 2, 3),
         _compare("LESS", "LessOptions", 2, 3),
-        _compare("LESS_EQUAL", "LessEqualOptions", 2, 2),
+        _compare("LESS_EQUAL", "LessEqualOptions", 2, 1),
         Row("SHAPE", "a", ".", Sample((_ROWS,), {"outType": 2}, ("int32",)), "ShapeOptions", int8=1, int16=1),
         Row("ARG_MAX", "a.", ".", Sample((_ROWS, Ints(1)), {"outputType": 2}, ("int32",)), "ArgMaxOptions", int8=2),
         Row("ARG_MIN", "a.", ".", Sample((_ROWS, Ints(1)), {"outputType": 2}, ("int32",)), "ArgMinOptions", int8=2),

@@ -72,7 +72,6 @@ class Plan:
       stores: form in which a tensor stands in the file, for every tensor that doesn't stay as it is.
       wants: form in which an op reads operand i, for every (op, i) that doesn't take the tensor as stored.
       outputs: form in which a graph gives out a tensor, where it isn't as stored.
-      versions: least kernel version that an op's precision needs.
       options: options that an op's precision needs.
       codes: integers of a constant, as an op reads it or as it is stored, where an algorithm chose better ones than
         rounding gives.
@@ -82,7 +81,6 @@ class Plan:
     stores: dict[Tensor, Form] = field(default_factory=dict)
     wants: dict[tuple[Op, int], Form] = field(default_factory=dict)
     outputs: dict[tuple[Graph, Tensor], Form] = field(default_factory=dict)
-    versions: dict[Op, int] = field(default_factory=dict)
     options: dict[Op, dict[str, object]] = field(default_factory=dict)
     codes: dict[tuple[Op, int] | Tensor, np.ndarray] = field(default_factory=dict)
 
@@ -316,22 +314,12 @@ def _integer_forms(
         for index, tensor in enumerate(op.outputs):
             if row.output_role(index) == "a" and tensor.dtype is DType.FLOAT32:
                 result.stores[tensor] = _activation(sites.of_tensor(tensor), scheme.activations)
-        result.versions[op] = row.version(scheme.activations.bits) or 1
         if row.weights is not None:
             _weight_forms(op, row, scheme, result)
-        elif row.rescale_version and _rescale(op, result) >= 1:
-            result.versions[op] = row.rescale_version
 
 
 def _activation(qparams: QParams, qtype: QType) -> Form:
     return Form(DType.INT8 if qtype.bits == 8 else DType.INT16, qparams, qtype)
-
-
-def _rescale(op: Op, result: Plan) -> float:
-    """scale(a) * scale(b) / scale(out): from 1 on, MUL needs a newer kernel."""
-    forms = [result.wants[op, 0], result.wants[op, 1], result.stores[op.outputs[0]]]
-    a, b, out = (float(form.qparams.scale[0]) for form in forms if form.qparams is not None)
-    return a * b / out
 
 
 def _weight_forms(op: Op, row: Row, scheme: Scheme, result: Plan) -> None:
@@ -359,17 +347,14 @@ def rescale_weights(op: Op, scheme: Scheme, result: Plan, qparams: QParams) -> N
 
 
 def _weight_storage(op: Op, scheme: Scheme, result: Plan) -> DType:
-    """int8; int4 for four bits where the kernel takes it, which may need a newer version; notes which in the plan."""
+    """int8; int4 for four bits where the kernel takes it; notes which in the plan."""
     assert scheme.weights is not None
     if scheme.weights.bits != 4:
         return DType.INT8
     bits = scheme.activations.bits if scheme.activations else 32
-    version = OPS[op.code].int4.get(bits)
-    if version is not None:
-        result.versions[op] = max(result.versions.get(op, 1), version)
-    kept = "4 bits in int8" if version is None else "int4"
-    result.decisions[op] = replace(result.decisions[op], weights=kept)
-    return DType.INT8 if version is None else DType.INT4
+    packed = bits in OPS[op.code].int4
+    result.decisions[op] = replace(result.decisions[op], weights="int4" if packed else "4 bits in int8")
+    return DType.INT4 if packed else DType.INT8
 
 
 def _bias_form(op: Op, row: Row, scheme: Scheme, data: QParams, weights: QParams, bias: Tensor, result: Plan) -> Form:
@@ -385,10 +370,8 @@ def _bias_form(op: Op, row: Row, scheme: Scheme, data: QParams, weights: QParams
         codes = numerics.quantize(kernel.values, weights, scheme.weights) if codes is None else codes
         bias_codes = numerics.quantize_bias(bias.values, params, INT64_BIAS)
         if numerics.accumulator_fits_int32(codes, row.weights.axis, scheme.activations, 0, bias_codes):
-            result.versions[op] = row.int16_bias32
             result.options[op] = {"quantizedBiasType": 2}  # TensorType.INT32
             return Form(DType.INT32, params, INT32_BIAS)
-    result.versions[op] = row.version(16) or 1
     result.options.pop(op, None)
     return Form(DType.INT64, params, INT64_BIAS)
 
@@ -418,7 +401,6 @@ def _dynamic_form(op: Op, scheme: Scheme, result: Plan) -> None:
     assert tensor is not None
     axis = row.weights.axis if row.dynamic_per_channel else None
     qparams = numerics.weight_params(tensor.values, scheme.weights, axis)
-    result.versions[op] = row.dynamic
     result.wants[op, row.weights.index] = Form(_weight_storage(op, scheme, result), qparams, scheme.weights)
     result.options[op] = dict(row.dynamic_options)
 

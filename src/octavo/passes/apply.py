@@ -16,6 +16,8 @@ from octavo.plan import FLOAT, FLOAT16, Form, Plan
 _Key = tuple[Tensor, DType, object]
 
 
+from octavo.qtypes import QParams
+from octavo.versions import settle_versions
 def apply(program: Program, plan: Plan) -> None:
     """Edit `program` in place as `plan` says. The plan must have been made for this very program."""
     for graph in program.graphs:
@@ -25,6 +27,7 @@ def apply(program: Program, plan: Plan) -> None:
 class _Rewriter:
     """The work on one subgraph."""
 
+    settle_versions(program)
     def __init__(self, program: Program, graph: Graph, plan: Plan) -> None:
         self.program, self.graph, self.plan = program, graph, plan
         self.ops: list[Op] = []
@@ -68,8 +71,6 @@ class _Rewriter:
             wanted = self.plan.wants.get((op, index))
             if tensor is not None and wanted is not None:
                 op.inputs[index] = self._in_form(op, index, tensor, wanted)
-        if op in self.plan.versions:
-            op.version = max(op.version, self.plan.versions[op])
         if op in self.plan.options:
             op.options = {**(op.options or {}), **self.plan.options[op]}
             op.options_type = op.options_type or OPS[op.code].options_type
@@ -101,7 +102,7 @@ class _Rewriter:
         )  # fmt: skip
         self.graph.add_tensor(made)
         kind = "DEQUANTIZE" if wanted.dtype is DType.FLOAT32 else "QUANTIZE"
-        self.ops.append(Op(kind, [tensor], [made], version=_conversion_version(kind, tensor, made)))
+        self.ops.append(Op(kind, [tensor], [made]))
         return made
 
     def _output(self, index: int, tensor: Tensor) -> None:
@@ -130,16 +131,3 @@ def _store_codes(tensor: Tensor, codes: np.ndarray, form: Form) -> None:
 
 def _same(a: Form, b: Form) -> bool:
     return a.dtype is b.dtype and a.qparams == b.qparams
-
-
-def _conversion_version(kind: str, source: Tensor, made: Tensor) -> int:
-    """Versions as in LiteRT's op_version.cc."""
-    if kind == "QUANTIZE":
-        return 2 if made.dtype is DType.INT16 else 1
-    if source.dtype in (DType.FLOAT16, DType.INT16):
-        return 3
-    if source.dtype is DType.INT4:
-        return 6
-    if source.dtype is DType.INT8:
-        return 5 if source.qparams is not None and source.qparams.per_channel else 2
-    return 1

@@ -36,6 +36,7 @@ from octavo.passes.share_equal import share_equal
 from octavo.passes.spell_out import spell_out
 from octavo.passes.transpose_conv_bias import transpose_conv_bias
 from octavo.passes.unpack_constants import unpack_constants
+from octavo.versions import settle_versions
 
 PASSES = (
     check_operands,  # before all that counts on them
@@ -75,4 +76,6 @@ PASSES = (
 
 def normalise(program: Program) -> list[str]:
     """Run every pass on `program`, in place; returns their notes for the user."""
-    return [note for rewrite in PASSES for note in rewrite(program)]
+    notes = [note for rewrite in PASSES for note in rewrite(program)]
+    settle_versions(program)  # rewriting changed types, ranks and options
+    return notes
