@@ -47,7 +47,7 @@ class Model:
     @property
     def nbytes(self) -> int:
         """Size of the file in bytes."""
-        return len(bytes(self))
+        return tflite.size(self.program) if self._bytes is None else len(self._bytes)
 
     @property
     def name(self) -> str:

@@ -1,9 +1,9 @@
 """From graph, recipe and ranges to a `Plan`: what each tensor becomes, and in words why an op stays in float.
 
-Planning edits nothing. It runs in three steps per subgraph: decide a precision for every op (`_decide`), tie the
-scales of the integer ops together into sites (`octavo.sites`), and write down in which form each tensor is stored and
-in which form each op wants it (`_forms`). `passes.apply` then puts a conversion wherever the two differ, and only
-there, so QUANTIZE and DEQUANTIZE stand at real borders.
+Planning edits nothing. It runs in three steps: decide a precision for every op of every subgraph (`_decide`), tie the
+scales of the integer ops of a subgraph together into sites (`octavo.sites`), and write down in which form each tensor
+is stored and in which form each op wants it (`_forms`). `passes.apply` then puts a conversion wherever the two differ,
+and only there, so QUANTIZE and DEQUANTIZE stand at real borders.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from octavo import numerics
 from octavo.errors import NotIntegerError, RecipeError, Refusal
 from octavo.floors import loadable_sites
 from octavo.graph import DType, Graph, Op, Program, Tensor
+from octavo.graph.constants import bounds
 from octavo.judgement import better_in_float
 from octavo.ops import OPS, Row, Tie
 from octavo.qtypes import INT8_WEIGHT, INT32_BIAS, INT64_BIAS, UINT8, QParams, QType
 from octavo.ranges import spread
 from octavo.recipe import DYNAMIC_MIN_ELEMENTS, IO, Recipe, Scheme
 from octavo.sites import Range, Sites
+from octavo.variables import rows as variable_rows
+from octavo.variables import variables
 
 # Beyond this a constant stands for infinity (masks, padding of a max-pool): no useful scale holds it.
 _INFINITE = 1e30
@@ -110,10 +113,18 @@ def plan(
         raise RecipeError("integer quantization needs ranges: pass representative data as calibration=")
     result = Plan()
     entries = {program.main, *(signature.graph for signature in program.signatures)}
-    for graph in program.graphs:
-        # Who calls a branch or a body hands it floats, whatever the file's own inputs and outputs are.
-        asked = recipe if graph in entries else replace(recipe, scheme=replace(recipe.scheme, io=IO()))
-        _plan_graph(graph, asked, ranges or {}, observed or ranges or {}, result)
+    # Who calls a branch or a body hands it floats, whatever the file's own inputs and outputs are.
+    inside = replace(recipe, scheme=replace(recipe.scheme, io=IO()))
+    drafts = [
+        _draft(graph, recipe if graph in entries else inside, ranges or {}, observed or ranges or {})
+        for graph in program.graphs
+    ]
+    _agree_on_variables(program, drafts)
+    bits = {op: width for draft in drafts for op, width in _bits(draft.decisions).items()}
+    known = {tensor: bounds for draft in drafts for tensor, bounds in draft.ranges.items()}
+    integer = {**{op: OPS[op.code] for op in bits}, **variable_rows(program, bits, known)}
+    for draft in drafts:
+        _settle(draft, integer, result)
     if recipe.scheme.kind == "integer" and not recipe.scheme.fallback:
         _refuse_floats(program, result)
     return result
@@ -142,9 +153,18 @@ def _refuse_floats(program: Program, result: Plan) -> None:
 # ---------------------------------------------------------------- step 1: a precision for every op
 
 
-def _plan_graph(
-    graph: Graph, recipe: Recipe, ranges: Mapping[Tensor, Range], observed: Mapping[Tensor, Range], result: Plan
-) -> None:
+@dataclass
+class _Draft:
+    """What is known of one subgraph before the others are: its recipe, every op's scheme and precision, its ranges."""
+
+    graph: Graph
+    recipe: Recipe
+    schemes: dict[Op, Scheme]
+    ranges: Mapping[Tensor, Range]
+    decisions: dict[Op, Decision]
+
+
+def _draft(graph: Graph, recipe: Recipe, ranges: Mapping[Tensor, Range], observed: Mapping[Tensor, Range]) -> _Draft:
     schemes = {op: recipe.scheme_of(op.keys) for op in graph.ops}
     ranges = spread(graph, ranges)
     decisions = {op: _decide(op, scheme, ranges) for op, scheme in schemes.items()}
@@ -152,14 +172,34 @@ def _plan_graph(
         given_out = recipe.scheme.io.output == "float32"
         for op, reason in better_in_float(graph, _bits(decisions), observed, given_out).items():
             decisions[op] = _in_float(op, schemes[op], reason)
-    _drop_islands(graph, decisions, _integer_borders(graph, recipe.scheme))
+    return _Draft(graph, recipe, schemes, ranges, decisions)
+
+
+def _agree_on_variables(program: Program, drafts: list[_Draft]) -> None:
+    """A variable is integer for all that read or assign it, with the same bits, or for none."""
+    drafted = {op: draft for draft in drafts for op in draft.graph.ops}
+    for variable in variables(program):
+        made = [(drafted[op], op, drafted[op].decisions[op]) for op, _ in variable.uses]
+        if len({decision.precision for *_, decision in made}) == 1 and variable.name:
+            continue
+        known = "not all agree on its precision" if variable.name else "it is handed over as an argument"
+        why = next((decision.reason for *_, decision in made if decision.reason), known)
+        for draft, op, decision in made:
+            if decision.precision in ("int8", "int16"):
+                draft.decisions[op] = _in_float(op, draft.schemes[op], f"its variable is kept in float: {why}")
+
+
+def _settle(draft: _Draft, rows: Mapping[Op, Row], result: Plan) -> None:
+    """Steps 2 and 3 for one subgraph."""
+    graph, decisions, schemes, scheme = draft.graph, draft.decisions, draft.schemes, draft.recipe.scheme
+    _drop_islands(graph, decisions, _integer_borders(graph, scheme))
     bits = _bits(decisions)
-    integer = {op: OPS[op.code] for op in bits}
-    sites = loadable_sites(graph, integer, schemes, bits, ranges)
+    integer = {op: rows[op] for op in bits}
+    sites = loadable_sites(graph, integer, schemes, bits, draft.ranges)
     result.decisions.update(decisions)
     _integer_forms(graph, integer, schemes, sites, result)
     _float_forms(graph, decisions, schemes, result)
-    _border_forms(graph, recipe.scheme, sites, result)
+    _border_forms(graph, scheme, sites, result)
 
 
 def _bits(decisions: Mapping[Op, Decision]) -> dict[Op, int]:
@@ -253,8 +293,8 @@ def _range_problem(tensor: Tensor, ranges: Mapping[Tensor, Range]) -> str:
 
 
 def _finite(tensor: Tensor) -> bool:
-    values = tensor.values
-    return bool(np.isfinite(values).all() and (values.size == 0 or np.abs(values).max() < _INFINITE))
+    low, high = bounds(tensor.values)
+    return -_INFINITE < low <= high < _INFINITE
 
 
 def _integer_borders(graph: Graph, scheme: Scheme) -> set[Tensor]:
@@ -461,6 +501,6 @@ def _storable(tensor: Tensor, scheme: Scheme) -> bool:
     """Whether a constant gains from smaller storage: big enough, and within the range of the smaller type."""
     if tensor.size < scheme.min_elements or tensor.extra.get("sparsity") is not None:
         return False
-    values = tensor.values
     limit = 65504.0 if scheme.kind == "float16" else _INFINITE
-    return bool(np.isfinite(values).all() and np.abs(values).max() <= limit)
+    low, high = bounds(tensor.values)
+    return -limit <= low <= high <= limit

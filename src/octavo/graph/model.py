@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from octavo.graph.constants import Deferred, note_reading
 from octavo.qtypes import QParams
 
 
@@ -55,7 +56,6 @@ class DType(enum.Enum):
         return "float" in self.value or "complex" in self.value
 
 
-@dataclass(eq=False, slots=True)
 class Tensor:
     """One tensor of a subgraph.
 
@@ -64,6 +64,7 @@ class Tensor:
       dtype: element type.
       shape: static shape; a dynamic dimension stands as 1 here and as -1 in `shape_signature`.
       data: raw little-endian bytes (uint8, 1-D) of a constant as the file stores them, None for a computed tensor.
+        May be set to `Deferred` bytes, which are then made each time that they are read.
       qparams: scale and zero point if the tensor is quantized.
       shape_signature: as in the file, None if absent.
       has_rank: the file's flag: an empty shape means a scalar, not an unknown rank.
@@ -71,19 +72,52 @@ class Tensor:
       extra: parts of the file's record that octavo carries but doesn't read (sparsity, recorded min/max, ...).
     """
 
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    data: np.ndarray | None = None
-    qparams: QParams | None = None
-    shape_signature: tuple[int, ...] | None = None
-    has_rank: bool = True
-    is_variable: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
+    __slots__ = (
+        "dtype", "extra", "has_rank", "is_variable", "name", "qparams", "shape", "shape_signature", "stored",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        dtype: DType,
+        shape: tuple[int, ...],
+        data: np.ndarray | Deferred | None = None,
+        qparams: QParams | None = None,
+        shape_signature: tuple[int, ...] | None = None,
+        has_rank: bool = True,
+        is_variable: bool = False,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.shape = shape
+        self.stored = data
+        self.qparams = qparams
+        self.shape_signature = shape_signature
+        self.has_rank = has_rank
+        self.is_variable = is_variable
+        self.extra: dict[str, Any] = {} if extra is None else extra
+
+    @property
+    def data(self) -> np.ndarray | None:
+        if isinstance(self.stored, Deferred):
+            return self.stored.join()
+        if self.stored is not None:
+            note_reading(self.stored)
+        return self.stored
+
+    @data.setter
+    def data(self, data: np.ndarray | Deferred | None) -> None:
+        self.stored = data
 
     @property
     def is_constant(self) -> bool:
-        return self.data is not None
+        return self.stored is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the constant in the file; 0 for a computed tensor."""
+        return 0 if self.stored is None else self.stored.size
 
     @property
     def size(self) -> int:
@@ -97,9 +131,10 @@ class Tensor:
         Raises:
           ValueError: not a constant, of a type that NumPy hasn't got, or stored sparse or packed.
         """
-        if self.data is None or self.dtype.numpy is None:
+        data = self.data
+        if data is None or self.dtype.numpy is None:
             raise ValueError(f"tensor {self.name!r} ({self.dtype.value}) has no values that NumPy can show")
-        return self.data.view(self.dtype.numpy).reshape(self.shape)
+        return data.view(self.dtype.numpy).reshape(self.shape)
 
     def set_values(self, values: np.ndarray, dtype: DType | None = None) -> None:
         """Make this a constant of `values`; shape and dtype follow unless `dtype` says otherwise."""
@@ -109,8 +144,8 @@ class Tensor:
 
     def copy(self, **changes: Any) -> Tensor:
         """A new tensor with the same record (the constant's bytes are shared) and `changes`."""
-        record = {name: getattr(self, name) for name in self.__slots__}
-        record["extra"] = dict(self.extra)
+        record = {name: getattr(self, name) for name in self.__slots__ if name != "stored"}
+        record |= {"data": self.stored, "extra": dict(self.extra)}
         return Tensor(**{**record, **changes})
 
     def __repr__(self) -> str:

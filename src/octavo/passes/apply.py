@@ -6,28 +6,33 @@ A conversion is made once per tensor and form, right before its first reader.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from octavo import numerics
 from octavo.graph import DType, Graph, Op, Program, Tensor
+from octavo.graph.constants import Deferred, blocks
+from octavo.graph.model import raw_bytes
 from octavo.ops import OPS
 from octavo.plan import FLOAT, FLOAT16, Form, Plan
+from octavo.qtypes import QParams
+from octavo.versions import settle_versions
 
+_LARGE = 1 << 20  # bytes; larger constants are converted when the file is written
 _Key = tuple[Tensor, DType, object]
 
 
-from octavo.qtypes import QParams
-from octavo.versions import settle_versions
 def apply(program: Program, plan: Plan) -> None:
     """Edit `program` in place as `plan` says. The plan must have been made for this very program."""
     for graph in program.graphs:
         _Rewriter(program, graph, plan).run()
+    settle_versions(program)
 
 
 class _Rewriter:
     """The work on one subgraph."""
 
-    settle_versions(program)
     def __init__(self, program: Program, graph: Graph, plan: Plan) -> None:
         self.program, self.graph, self.plan = program, graph, plan
         self.ops: list[Op] = []
@@ -58,13 +63,13 @@ class _Rewriter:
             tensor.dtype, tensor.qparams = form.dtype, form.qparams
 
     def _fill(self, target: Tensor, source: Tensor, form: Form) -> None:
-        if form == FLOAT16:
+        if source.nbytes >= _LARGE:
+            target.data = _deferred(source, form)
+            target.dtype, target.qparams = form.dtype, form.qparams
+        elif form == FLOAT16:
             target.set_values(numerics.to_float16(source.values))
-            return
-        assert form.qparams is not None and form.qtype is not None
-        is_bias = form.qtype.bits >= 32
-        convert = numerics.quantize_bias if is_bias else numerics.quantize
-        _store_codes(target, convert(source.values, form.qparams, form.qtype), form)
+        else:
+            _store_codes(target, _codes(source.values, form), form)
 
     def _rewrite(self, op: Op) -> None:
         for index, tensor in enumerate(op.inputs):
@@ -119,6 +124,33 @@ class _Rewriter:
         for signature in self.program.signatures:
             if signature.graph is self.graph:
                 signature.outputs = [(name, made if t is tensor else t) for name, t in signature.outputs]
+
+
+def _codes(values: np.ndarray, form: Form, run: slice = slice(None)) -> np.ndarray:
+    """The codes of a constant, or of the `run` of its first axis that `values` holds."""
+    qparams = form.qparams
+    assert qparams is not None and form.qtype is not None
+    if qparams.axis == 0:
+        qparams = QParams(qparams.scale[run], qparams.zero_point[run], 0)
+    convert = numerics.quantize_bias if form.qtype.bits >= 32 else numerics.quantize
+    return convert(values, qparams, form.qtype)
+
+
+def _deferred(source: Tensor, form: Form) -> Deferred:
+    """The bytes of a constant in its form, made when the file is written: a model may be larger than memory."""
+    bits = 16 if form.qtype is None else 4 if form.dtype is DType.INT4 else form.qtype.bits
+    params = form.qparams and (form.qparams.scale.tobytes(), form.qparams.zero_point.tobytes(), form.qparams.axis)
+    key = (form.dtype, form.qtype, params, source.shape)
+    return Deferred((source.size * bits + 7) // 8, lambda: _blockwise(source, form), source.data, key)
+
+
+def _blockwise(source: Tensor, form: Form) -> Iterator[np.ndarray]:
+    for run, values in blocks(source.values):
+        if form == FLOAT16:
+            yield raw_bytes(numerics.to_float16(values))
+        else:
+            codes = _codes(values, form, run)
+            yield numerics.pack_int4(codes) if form.dtype is DType.INT4 else raw_bytes(codes)
 
 
 def _store_codes(tensor: Tensor, codes: np.ndarray, form: Form) -> None:

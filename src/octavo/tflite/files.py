@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo.errors import ModelFileError
+from octavo.graph.constants import MappedFile
 
 Source = str | os.PathLike | bytes | bytearray | memoryview
 
@@ -34,7 +35,7 @@ def open_source(source: Source, name: str = "") -> tuple[memoryview, str]:
     try:
         with path.open("rb") as file:
             # An empty file can't be mapped; the mapping outlives the file object.
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
+            mapped = MappedFile(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
     except FileNotFoundError:
         raise ModelFileError(f"{label}: no such file") from None
     except (OSError, ValueError) as error:

@@ -12,9 +12,10 @@ import numpy as np
 
 from octavo.errors import GraphError, ModelFileError
 from octavo.graph import Graph, Op, Program, Signature, Tensor
+from octavo.graph.constants import Deferred, blocks
 from octavo.tflite import schema
 from octavo.tflite.appended import rebase_zip
-from octavo.tflite.builder import ALIGNMENT, BufferPool, Once, SharingBuilder
+from octavo.tflite.builder import ALIGNMENT, BufferPool, Once, SharingBuilder, Stored
 from octavo.tflite.check import IDENTIFIER
 from octavo.tflite.files import write_whole
 from octavo.tflite.quantization import write_quantization
@@ -25,6 +26,8 @@ from octavo.tflite.schema import Kind
 EXTERNAL_THRESHOLD = 2**31 - 2**26
 # What is smaller stays inside even so: it costs nothing, and LiteRT takes sizes 0 and 1 for placeholders.
 _SMALLEST_OUTSIDE = 64
+
+_Piece = bytes | memoryview | Stored  # of a file
 
 
 def write(program: Program, external_threshold: int = EXTERNAL_THRESHOLD) -> bytes:
@@ -38,7 +41,16 @@ def write(program: Program, external_threshold: int = EXTERNAL_THRESHOLD) -> byt
       GraphError: an op, input, output or signature mentions a tensor that its graph doesn't list.
       ModelFileError: something that the schema can't express.
     """
-    return b"".join(_pieces(program, external_threshold))
+    return b"".join(_stream(_pieces(program, external_threshold)))
+
+
+def size(program: Program) -> int:
+    """Bytes of the file that `write` and `save` make, without making it.
+
+    Raises:
+      GraphError, ModelFileError: as `write`.
+    """
+    return _length(_pieces(program, EXTERNAL_THRESHOLD))
 
 
 def save(
@@ -49,45 +61,62 @@ def save(
     Raises:
       GraphError, ModelFileError: as `write`; also if the file exists and `overwrite` is false, or can't be written.
     """
-    return write_whole(Path(path), _pieces(program, external_threshold), overwrite)
+    return write_whole(Path(path), _stream(_pieces(program, external_threshold)), overwrite)
 
 
-def _pieces(program: Program, external_threshold: int) -> list[bytes | memoryview]:
-    """The file in parts: the flatbuffer, constants outside of it, an appended archive. Nothing is joined or copied."""
+def _pieces(program: Program, external_threshold: int) -> list[_Piece]:
+    """The file in parts: flatbuffer, constants inside and outside of it, an appended archive. Nothing is copied."""
     writer = _Writer(program)
     model = writer.model()
     outside = writer.move_outside() if writer.constant_bytes() > external_threshold else []
     try:
         inside = writer.constant_bytes() - sum(data.size for data, _ in outside)
-        pieces: list[bytes | memoryview] = [_pack(model, inside)]
+        pieces = _pack(model, inside)
         if outside:
-            pieces += _place(outside, len(pieces[0]))
-            placed = _pack(model, inside)
-            assert len(placed) == len(pieces[0]), "real offsets take the room of the placeholders"
-            pieces[0] = placed
+            length = _length(pieces)
+            behind = list(_place(outside, length))
+            pieces = _pack(model, inside)
+            assert _length(pieces) == length, "real offsets take the room of the placeholders"
+            pieces += behind
     except (struct.error, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
         raise ModelFileError(f"{writer.label}: can't be written as .tflite: {error}") from error
     if "appendedZip" in program.extra:
-        pieces.append(rebase_zip(program.extra["appendedZip"], sum(len(piece) for piece in pieces)))
+        pieces.append(rebase_zip(program.extra["appendedZip"], _length(pieces)))
     return pieces
 
 
-def _pack(model: Any, constant_bytes: int) -> memoryview:
-    # Room for the constants, their padding and the rest at once, so that nothing is copied in growing.
-    builder = SharingBuilder(min(2**31, constant_bytes + 64 * len(model.buffers) + (1 << 20)))
+def _stream(pieces: list[_Piece]) -> Iterator[bytes | memoryview]:
+    """The bytes themselves, those of large constants a block at a time."""
+    for piece in pieces:
+        if isinstance(piece, Deferred):
+            yield from (part.data for part in piece.pieces())
+        elif isinstance(piece, np.ndarray):
+            yield from (part.data for _, part in blocks(piece))
+        else:
+            yield piece
+
+
+def _length(pieces: list[_Piece]) -> int:
+    return sum(len(piece) if isinstance(piece, bytes | memoryview) else piece.size for piece in pieces)
+
+
+def _pack(model: Any, constant_bytes: int) -> list[_Piece]:
+    # Room for the constants, their scales and the rest at once: growing would copy all, and fill the holes. What isn't
+    # used takes no memory.
+    builder = SharingBuilder(min(2**31, constant_bytes + constant_bytes // 2 + (1 << 24)))
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    return memoryview(builder.Bytes)[builder.Head() :].toreadonly()
+    return list(builder.pieces())
 
 
-def _place(outside: list[tuple[np.ndarray, Any]], position: int) -> Iterator[bytes | memoryview]:
-    """The bytes behind the flatbuffer that ends at `position`, aligned; tells each record its offset."""
+def _place(outside: list[tuple[Stored, Any]], position: int) -> Iterator[_Piece]:
+    """What stands behind the flatbuffer that ends at `position`, aligned; tells each record its offset."""
     for data, (record, attribute) in outside:
         padding = -position % ALIGNMENT
         setattr(record, attribute, position + padding)
         position += padding + data.size
         if padding:
             yield bytes(padding)
-        yield data.data
+        yield data
 
 
 class _Writer:
@@ -122,9 +151,9 @@ class _Writer:
     def constant_bytes(self) -> int:
         return self.pool.nbytes + sum(data.size for _, data in self.custom_options)
 
-    def move_outside(self) -> list[tuple[np.ndarray, Any]]:
+    def move_outside(self) -> list[tuple[Stored, Any]]:
         """Mark what goes behind the flatbuffer: its bytes, and the record and attribute that hold its offset."""
-        moved: list[tuple[np.ndarray, Any]] = []
+        moved: list[tuple[Stored, Any]] = []
         for index, buffer in enumerate(self.pool.records):
             # Runtimes look for metadata inside the flatbuffer only.
             if buffer.data is None or buffer.data.size < _SMALLEST_OUTSIDE or index in self.metadata_buffers:
@@ -198,7 +227,7 @@ class _Writer:
         bare = not tensor.shape and "shape" in tensor.extra.get("absent", ())
         record.shape = None if bare else _indexes(tensor.shape)
         record.type = schema.values("TensorType")[tensor.dtype.name]
-        record.buffer = self.pool.index(tensor.data)
+        record.buffer = self.pool.index(tensor.stored)
         where = f"the quantization of {tensor.name!r}"
         quantization = write_quantization(tensor, lambda other: self._number(other, numbers, where))
         record.quantization = None if quantization is None else self._once(quantization)
