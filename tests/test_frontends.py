@@ -19,9 +19,9 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from octavo import tflite
 from octavo.errors import ConversionError, MissingDependencyError, ModelFileError
-from octavo.frontends import jax as jax_frontend
 from octavo.frontends import keras as keras_frontend
 from octavo.frontends import naming, stablehlo, to_program
+from octavo.frontends.inputs import input_specs
 from octavo.graph import Program
 
 L: Any = keras.layers
@@ -541,7 +541,7 @@ def test_bad_inputs_of_a_function() -> None:
         return x + y
 
     for inputs, message in (
-        (None, "a function needs inputs"),
+        (None, "give inputs="),
         ([], "inputs is empty"),
         ([(3,)], "doesn't take the inputs x"),
         ([(3,), "y"], "input 'y' must be a shape"),
@@ -583,5 +583,5 @@ def test_clean_name(path: str, short: str) -> None:
 
 
 def test_argument_names_of_a_wrapper() -> None:
-    specs, by_keyword = jax_frontend.input_specs(jnp.add, [(2,), (2,)], "add")
+    specs, by_keyword = input_specs(jnp.add, [(2,), (2,)], "add")
     assert [spec.name for spec in specs] == ["args_0", "args_1"] and not by_keyword

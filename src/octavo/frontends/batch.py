@@ -8,11 +8,12 @@ their difference says exactly which dimensions follow the batch. Anything that d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from octavo.errors import ConversionError
+from octavo.frontends.inputs import Input
 from octavo.graph import DType, Graph, Op, Program, Tensor
 
 # Not 1, at which shapes are simplified away, and with no common factor.
@@ -20,6 +21,35 @@ _SIZES = (2, 3)
 
 # Operands that say "whatever is left" with -1: the new shape of a RESHAPE, the size of a SLICE.
 _OPEN_ENDED = {("RESHAPE", 1), ("SLICE", 2)}
+
+
+def lower(at: Callable[[int], Program], specs: Sequence[Input], batch: int | None, where: str) -> Program:
+    """A program for one batch size, or with a dynamic batch.
+
+    Args:
+      at: makes the program for one batch size.
+      specs: the inputs; a leading None in a shape is the batch.
+      batch: its size; None keeps it dynamic.
+      where: what is being converted, for messages.
+
+    Raises:
+      ConversionError: the sizes don't say enough, or the model can't be made dynamic.
+    """
+    if batch is not None and batch < 1:
+        raise ConversionError(f"{where}: batch must be at least 1, or None to keep it dynamic; it is {batch}")
+    for spec in specs:
+        if None in spec.shape[1:]:
+            example = tuple(1 if i == 0 else "?" if dim is None else dim for i, dim in enumerate(spec.shape))
+            raise ConversionError(
+                f"{where}: input {spec} leaves more than the batch open; say its sizes: "
+                f"inputs={{{spec.name!r}: ({', '.join(map(str, example))})}} with a number for each ?"
+            )
+    if batch is not None:
+        return at(batch)
+    if all(spec.shape[:1] != (None,) for spec in specs):
+        listed = ", ".join(str(spec) for spec in specs)
+        raise ConversionError(f"{where}: batch=None needs an input whose shape starts with None; it has {listed}")
+    return merge(at, where)
 
 
 def merge(lower: Callable[[int], Program], where: str) -> Program:

@@ -20,9 +20,10 @@ from typing import Any
 from octavo.errors import ConversionError, MissingDependencyError, ModelFileError
 from octavo.frontends import jax as jax_frontend
 from octavo.frontends import naming, other_backends
-from octavo.frontends.jax import Input
+from octavo.frontends.inputs import Input, is_single, parse_input
 from octavo.graph import Program
 from octavo.marks import marking
+from octavo.text import first_line
 
 _INSTALL = 'pip install "octavo[keras]"'
 _importing = threading.Lock()
@@ -34,7 +35,7 @@ def convert(model: Any, *, inputs: Any = None, batch: int | None = 1, name: str 
     Args:
       model: a built `keras.Model`, or the path of a `.keras` file (loaded in Keras's safe mode).
       inputs: shapes that replace the model's own: one entry per input, in the model's order or by name, as in
-        `octavo.frontends.jax.convert`. For models whose sizes are open, and subclassed models with several inputs;
+        `octavo.frontends.inputs`. For models whose sizes are open, and subclassed models with several inputs;
         there a dict goes to `call` by keyword if its parameters have those names, else as the dict that it is.
       batch: the batch size where the model leaves it open; None keeps it dynamic in the file, where the model allows.
       name: what messages and the program call it; the path or the model's name unless given.
@@ -82,7 +83,7 @@ def load(path: str | Path) -> Any:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # zip, JSON, HDF5 and the model's own errors all come through
         raise ModelFileError(
-            f"{path}: Keras can't load it ({jax_frontend.first_line(error)}); "
+            f"{path}: Keras can't load it ({first_line(error)}); "
             "if it holds layers of your own, load it with keras.models.load_model and pass the model"
         ) from error
 
@@ -228,10 +229,10 @@ def _replaced(own: Sequence[Input], given: Any, where: str) -> list[Input]:
             raise ConversionError(f"{where} has no input {unknown[0]!r}; its inputs are {', '.join(names)}")
         entries = [given.get(spec.name, spec) for spec in own]
     else:
-        entries = [given] if jax_frontend.is_single(given) else list(given)
+        entries = [given] if is_single(given) else list(given)
     if len(entries) != len(own):
         raise ConversionError(f"{where} has {len(own)} inputs ({', '.join(names)}); {len(entries)} were given")
-    parsed = [jax_frontend.parse_input(spec.name, entry, where) for spec, entry in zip(own, entries, strict=True)]
+    parsed = [parse_input(spec.name, entry, where) for spec, entry in zip(own, entries, strict=True)]
     for spec, new in zip(own, parsed, strict=True):
         fits = len(spec.shape) == len(new.shape) and all(
             a is None or b is None or a == b for a, b in zip(spec.shape, new.shape, strict=True)
@@ -247,13 +248,13 @@ def _replaced(own: Sequence[Input], given: Any, where: str) -> list[Input]:
 def _subclassed_inputs(model: Any, given: Any, where: str) -> list[Input]:
     """The inputs of a subclassed model: as given, else the one tensor that it was built for."""
     if isinstance(given, Mapping):
-        return [jax_frontend.parse_input(str(key), entry, where) for key, entry in given.items()]
+        return [parse_input(str(key), entry, where) for key, entry in given.items()]
     if given is not None:
-        entries = [given] if jax_frontend.is_single(given) else list(given)
+        entries = [given] if is_single(given) else list(given)
         names = ["input"] if len(entries) == 1 else [f"input_{index}" for index in range(len(entries))]
-        return [jax_frontend.parse_input(key, entry, where) for key, entry in zip(names, entries, strict=True)]
+        return [parse_input(key, entry, where) for key, entry in zip(names, entries, strict=True)]
     shapes = list((getattr(model, "_build_shapes_dict", None) or {}).values())
-    if len(shapes) != 1 or not jax_frontend.is_single(shapes[0]):
+    if len(shapes) != 1 or not is_single(shapes[0]):
         raise ConversionError(
             f"{where} is a subclassed model, which doesn't record its inputs; give their shapes: inputs=[(1, ...)]"
         )
