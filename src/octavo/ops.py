@@ -127,7 +127,7 @@ class Row:
     Attributes:
       name: the builtin's name in the schema.
       inputs, outputs: operand letters (see above).
-      sample: what the generated test builds; None only for ops that are never quantized.
+      sample: what the generated test builds; None for ops that are never quantized, and for those with state.
       options_type: options table of the op in the schema, None if it has none.
       tie: how scales hang together.
       fixed: for Tie.FIXED: activation bits -> (scale, zero point) of the output.
@@ -408,6 +408,11 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
         Row("ARG_MAX", "a.", ".", Sample((_ROWS, Ints(1)), {"outputType": 2}, ("int32",)), "ArgMaxOptions", int8=2),
         Row("ARG_MIN", "a.", ".", Sample((_ROWS, Ints(1)), {"outputType": 2}, ("int32",)), "ArgMinOptions", int8=2),
     ),
+    # ------------------------------------------------------------ state: `octavo.variables` gives the scale
+    (
+        Row("READ_VARIABLE", ".", options_type="ReadVariableOptions", int8=1, int16=1),
+        Row("ASSIGN_VARIABLE", ".a", "", options_type="AssignVariableOptions", int8=1, int16=1),
+    ),
     # ------------------------------------------------------------ left in float, and why
     (
         *(
@@ -428,8 +433,6 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
                 "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN",
             )
         ),
-        _float_only("READ_VARIABLE", "the state of a model is kept in float"),
-        _float_only("ASSIGN_VARIABLE", "the state of a model is kept in float"),
         *(
             _float_only(name, "it hands floats to its subgraphs, whose ops are quantized by themselves")
             for name in ("IF", "WHILE", "CALL")
@@ -442,8 +445,8 @@ OPS: Mapping[str, Row] = {row.name: row for kind in _ROWS_BY_KIND for row in kin
 
 
 def claims() -> Iterator[tuple[Row, str]]:
-    """Every (row, precision) that the table promises: "int8", "int16", "dynamic"."""
-    for row in OPS.values():
+    """Every (row, precision) that the table promises of an op by itself: "int8", "int16", "dynamic"."""
+    for row in (row for row in OPS.values() if row.sample is not None):
         for precision in ("int8", "int16", "dynamic"):
             if getattr(row, precision) is not None:
                 yield row, precision

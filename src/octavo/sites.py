@@ -130,6 +130,8 @@ def tie_sites(graph: Graph, integer: Mapping[Op, Row], bits: Mapping[Op, int], r
             _tie_same(sites, op, uses, outputs)
         elif row.tie is Tie.INPUTS:
             _tie_uses(sites, op, uses[0][0], uses[1:])
+        elif row.tie is Tie.FIXED and not outputs:
+            _tie_to_state(sites, op, uses, row.fixed[bits[op]], bits[op])
     _add_borders(sites, graph, ranges)
     return sites
 
@@ -169,6 +171,14 @@ def _tie_uses(sites: Sites, op: Op, anchor: _Place, uses: list[tuple[_Place, int
     for place, index in uses:
         if not sites.join(anchor, place):
             sites.follow((op, index), anchor)
+
+
+def _tie_to_state(sites: Sites, op: Op, uses: list[tuple[_Place, int]], fixed: tuple[float, int], bits: int) -> None:
+    """What a variable stores has the variable's scale."""
+    anchor: _Place = (op, -1)
+    sites.add(anchor, (0.0, 0.0), bits)
+    sites.fix(anchor, fixed)
+    _tie_uses(sites, op, anchor, uses)
 
 
 def _add_borders(sites: Sites, graph: Graph, ranges: Mapping[Tensor, Range]) -> None:

@@ -2,20 +2,21 @@
 
 The copy that runs gives out every float tensor as an output. Tensors inside the branches of an IF are handed out
 through the IF: both branches must have as many outputs, so each gives placeholders for what the other shows, and the
-condition tells which to believe. Bodies of loops keep their tensors to themselves: an output has one value, and they
-compute many.
+condition tells which to believe. An output has one value, and the body of a WHILE computes many: after the model ran,
+its loops run once more by themselves, turn by turn, from what the model handed them (`octavo.calibrate.loops`).
 
 A custom op that LiteRT hasn't got can't run, nor can what depends on it; the rest can, and is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from octavo.calibrate.data import InputSpec
+from octavo.calibrate.loops import Loop, called_by, can_step
 from octavo.errors import RunError
 from octavo.graph import DType, Graph, Op, Program, Signature, Tensor
 from octavo.passes.drop_dead import called_graphs
@@ -46,13 +47,14 @@ class Window:
     Args:
       program: a float model.
       signature: the entry point; None is the main subgraph without a signature.
+      graph: a subgraph that is no entry point, in place of `signature`.
 
     Raises:
       RunError: LiteRT can't run it, even without custom ops.
     """
 
-    def __init__(self, program: Program, signature: Signature | None = None) -> None:
-        graph = program.main if signature is None else signature.graph
+    def __init__(self, program: Program, signature: Signature | None = None, graph: Graph | None = None) -> None:
+        graph = graph or (program.main if signature is None else signature.graph)
         try:
             self._open(program, graph, signature, without_custom=False)
         except RunError:
@@ -60,17 +62,42 @@ class Window:
                 raise
             self._open(program, graph, signature, without_custom=True)
         self.specs = [InputSpec(p.name, p.shape_signature, p.dtype) for p in self.session.inputs]
+        self.graph = graph
+        self._loops = [
+            Loop(op, *(Window(program, graph=called) for called in called_by(program, op)))
+            for op in _with_branches(program, graph)
+            if op.code == "WHILE" and can_step(program, op)
+        ]
 
     @property
     def watched(self) -> list[Tensor]:
-        """The tensors whose values it can show."""
-        return [shown.source for shown in self._shown]
+        """The float tensors whose values it can show."""
+        own = [shown.source for shown in self._shown if shown.source.dtype is DType.FLOAT32]
+        return own + [tensor for loop in self._loops for tensor in loop.body.watched]
 
-    def values(self, sample: Sequence[np.ndarray]) -> dict[Tensor, np.ndarray]:
-        """Run once; the values of each float tensor that this run computes, by tensor of the original program."""
+    def runs(self, sample: Sequence[np.ndarray], anew: bool = True) -> Iterator[dict[Tensor, np.ndarray]]:
+        """Run once; the values of each float tensor that this run computes, by tensor of the original program.
+
+        One dict for the run, then one for each turn of each of its loops.
+
+        Args:
+          sample: one array per input.
+          anew: whether the model's state starts anew; else it goes on from the run before.
+        """
+        return self.show(self.run(sample, anew))
+
+    def show(self, values: Mapping[Tensor, np.ndarray]) -> Iterator[dict[Tensor, np.ndarray]]:
+        """What `runs` gives, from what `run` gave."""
+        yield {tensor: array for tensor, array in values.items() if tensor.dtype is DType.FLOAT32}
+        for loop in self._loops:
+            yield from loop.turns(values)
+
+    def run(self, sample: Sequence[np.ndarray], anew: bool = True) -> dict[Tensor, np.ndarray]:
+        """Run once; the values of everything shown, of other types too: what loops are handed and what is given out."""
+        if anew:
+            self.session.reset()
         self.session.resize([array.shape for array in sample])
         results = dict(zip(self._outputs, self.session.invoke(sample), strict=True))
-        self.session.reset()
         return {
             shown.source: results[shown.here]
             for shown in self._shown
@@ -84,6 +111,8 @@ class Window:
         if without_custom:
             _cut_custom(own)
         self._shown = _show(copy, own, sources)
+        made = {*own.inputs, *(tensor for op in own.ops for tensor in op.outputs)}
+        self._shown += [_Shown(sources[t], t) for t in own.outputs if t in made and t.dtype.numpy is not None]
         conditions = [condition for shown in self._shown for condition, _ in shown.guards]
         self._outputs = list(dict.fromkeys([*(shown.here for shown in self._shown), *conditions]))
         own.outputs = self._outputs
@@ -96,6 +125,15 @@ class Window:
         self.session = Session(write(copy), signature=None if main else _KEY, name=program.source or None)
 
 
+def _with_branches(program: Program, graph: Graph) -> Iterator[Op]:
+    """The ops of a subgraph and of the branches that it may take."""
+    for op in graph.ops:
+        yield op
+        if op.code == "IF":
+            for index in called_graphs(op.options):
+                yield from _with_branches(program, program.graphs[index])
+
+
 def entries(program: Program) -> dict[str, Signature | None]:
     """One entry point for each subgraph that has any, by signature key; the main subgraph's may have none ("")."""
     found: dict[Graph, Signature | None] = {program.main: None}
@@ -106,9 +144,11 @@ def entries(program: Program) -> dict[str, Signature | None]:
 
 
 def _show(program: Program, graph: Graph, sources: dict[Tensor, Tensor]) -> list[_Shown]:
-    """What `graph` of the copy can show: its own float tensors, and those of its branches."""
+    """What `graph` of the copy can show: its own float tensors, what it hands to loops, and those of its branches."""
     computed = [tensor for op in graph.ops for tensor in op.outputs]
-    own = [t for t in dict.fromkeys([*graph.inputs, *computed]) if t.dtype is DType.FLOAT32 and not t.is_constant]
+    floats = [t for t in [*graph.inputs, *computed] if t.dtype is DType.FLOAT32]
+    handed = [t for op in graph.ops if op.code == "WHILE" for t in op.inputs if t is not None]
+    own = [t for t in dict.fromkeys([*floats, *handed]) if t.dtype.numpy is not None and not t.is_constant]
     shown = [_Shown(sources[tensor], tensor) for tensor in own]
     for op in graph.ops:
         if op.code == "IF":
@@ -157,7 +197,7 @@ def _named(tensors: list[Tensor]) -> list[tuple[str, Tensor]]:
     """The tensors by their names in the file, made unique."""
     names: dict[str, Tensor] = {}
     for tensor in tensors:
-        name = tensor.name
+        name = tensor.name or "input"
         while name in names:
             name += "_"
         names[name] = tensor

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from octavo.calibrate.data import count_hint, samples
 from octavo.calibrate.expose import Window, entries
 from octavo.calibrate.observers import Histogram, MinMax, Moments
+from octavo.calibrate.sequences import step_count, steps
 from octavo.errors import DataError
 from octavo.graph import Op, Program, Signature, Tensor
 from octavo.progress import track
@@ -83,12 +83,14 @@ def _merged(a: dict[Any, Any], b: dict[Any, Any]) -> dict[Any, Any]:
 def collect(program: Program, data: Any, progress: bool = False, needs: Needs | None = None) -> Statistics:
     """Statistics of the float tensors of every entry point, and of the branches that it takes, in one pass over `data`.
 
-    A sample counts by itself alone: which of its values are looked at follows from its own bytes. So the order of
-    samples makes no difference, to the last bit.
+    A sample counts by itself alone: a model's state starts anew with it, and which of its values are looked at follows
+    from its own bytes. So the order of samples makes no difference, to the last bit. (`Sequences` keep their order
+    within, and carry the state along.)
 
     Args:
       program: a float model.
-      data: representative samples in any shape that `calibrate.data.samples` takes; or a dict of them by signature.
+      data: representative samples in any shape that `calibrate.data.samples` takes, or `Sequences` of them; or a dict
+        of such data by signature.
       progress: show a progress bar.
       needs: what to note besides ranges.
 
@@ -102,11 +104,13 @@ def collect(program: Program, data: Any, progress: bool = False, needs: Needs | 
     found = _empty(watched, needs)
     reached: set[Tensor] = set()
     for window, given in views:
-        for sample in track(samples(given, window.specs), "calibrating", count_hint(given, window.specs), progress):
+        count = step_count(given, window.specs)
+        for sample, anew in track(steps(given, window.specs), "calibrating", count, progress):
             arrays = [sample[spec.name] for spec in window.specs]
-            values = window.values(arrays)
-            reached.update(values)
-            _update(found, values, needs, _seed(arrays))
+            rng = np.random.default_rng(_seed(arrays))
+            for values in window.runs(arrays, anew):
+                reached.update(values)
+                _update(found, values, needs, rng)
     # An op that no sample reached (in a branch that none took) has no statistics.
     found.moments = {op: moments for op, moments in found.moments.items() if data_of(op) in reached}
     found.histograms = {tensor: seen for tensor, seen in found.histograms.items() if tensor in reached}
@@ -159,9 +163,8 @@ def _seed(arrays: list[np.ndarray]) -> int:
     return checksum
 
 
-def _update(found: Statistics, values: dict[Tensor, np.ndarray], needs: Needs, seed: int) -> None:
-    """Add one sample: `values` of every watched tensor."""
-    rng = np.random.default_rng(seed)
+def _update(found: Statistics, values: dict[Tensor, np.ndarray], needs: Needs, rng: np.random.Generator) -> None:
+    """Add one run: `values` of every watched tensor that it computed."""
     for tensor, array in values.items():
         found.bounds[tensor].update(array)
         if needs.histograms:

@@ -18,7 +18,7 @@ import numpy as np
 
 from octavo.errors import DataError, ModelFileError, RunError
 from octavo.qtypes import QParams
-from octavo.runtime.signatures import Entry, SignatureNames, entry_point, read_signatures
+from octavo.runtime.signatures import Entry, entry_point, read_signatures, uses_op
 from octavo.text import printable
 from octavo.tflite.check import IDENTIFIER
 from octavo.tflite.files import describe
@@ -83,7 +83,7 @@ class Port:
 class Session:
     """A loaded model.
 
-    Variable tensors keep their state from one run to the next, as on the device: `reset()` clears them.
+    Variables keep their state from one run to the next, as on the device: `reset()` brings the first state back.
     Not for use from two threads at once.
 
     Args:
@@ -115,18 +115,23 @@ class Session:
         self.name = printable(name) if name else model_name(model)
         self.kernels = kernels
         self._allocated = False
-        self._interpreter, names = self._load(model, threads)
+        data = self._data = model_bytes(model)
+        self._threads, self._key = threads, signature
+        self._interpreter = self._load()
+        self._names = names = read_signatures(data)
+        self._has_resources = uses_op(data, "ASSIGN_VARIABLE")
+        self._dirty = False
         if signature is not None and signature not in [n.key for n in names]:
             listed = ", ".join(repr(n.key) for n in names) or "none"
             raise RunError(f"{self.name} has no signature {signature!r}: it has {listed}")
-        self.entry = self._describe(names, signature)
+        self.entry = self._describe()
         self.inputs = tuple(port(name, details) for name, details in self.entry.inputs)
         self._shapes = [p.shape for p in self.inputs]
         # With dynamic dimensions wait for the real shapes: some models can't be allocated with 1s in their place.
         # LiteRT's runner for another subgraph allocates by itself.
         if self.entry.runner is None and not any(-1 in p.shape_signature for p in self.inputs):
             self._allocate()
-            self.entry = self._describe(names, signature)  # outputs have their shapes now
+            self.entry = self._describe()  # outputs have their shapes now
         self.outputs = tuple(port(name, details) for name, details in self.entry.outputs)
 
     def run(self, arrays: Mapping[str, np.ndarray] | Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -169,6 +174,7 @@ class Session:
 
     def invoke(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The inner loop of `run`: no names, no checks beyond LiteRT's own, present shapes only. Outputs are copies."""
+        self._dirty = True
         if self.entry.runner is not None:
             return self._invoke_signature(arrays)
         interpreter = self._interpreter
@@ -186,8 +192,19 @@ class Session:
         return self._interpreter
 
     def reset(self) -> None:
-        """Set the state of variable tensors back to zero."""
-        self._interpreter.reset_all_variables()
+        """Bring back the first state: variable tensors are zero, and resource variables as CALL_ONCE sets them up.
+
+        LiteRT can't do the latter: the model is loaded anew.
+        """
+        if not self._has_resources:
+            self._interpreter.reset_all_variables()
+        elif self._dirty:
+            self._interpreter = self._load()
+            self.entry = self._describe()
+            self._allocated, shapes = False, self._shapes
+            self._shapes = [p.shape for p in self.inputs]
+            self.resize(shapes)
+        self._dirty = False
 
     def _invoke_signature(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """A signature of another subgraph: LiteRT's own runner resizes and allocates at each call."""
@@ -197,24 +214,23 @@ class Session:
             raise self._refused("can't run it", error) from None
         return [results[p.name] for p in self.outputs]
 
-    def _load(self, model: ModelLike, threads: int | None) -> tuple[Any, list[SignatureNames]]:
+    def _load(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        data = model_bytes(model)
-        resolver = OpResolverType[_RESOLVERS[self.kernels]]
+        data = self._data
         if data[4:8] != IDENTIFIER:
             raise RunError(
                 f"{self.name} is no .tflite model: {describe(memoryview(data)) or 'another format, or empty'}"
             )
+        resolver = OpResolverType[_RESOLVERS[self.kernels]]
         try:
-            interpreter = Interpreter(model_content=data, num_threads=threads, experimental_op_resolver_type=resolver)
+            return Interpreter(model_content=data, num_threads=self._threads, experimental_op_resolver_type=resolver)
         except (ValueError, RuntimeError) as error:
             raise self._refused("can't load it", error) from None
-        return interpreter, read_signatures(data)
 
-    def _describe(self, names: list[SignatureNames], signature: str | None) -> Entry:
+    def _describe(self) -> Entry:
         try:
-            return entry_point(self._interpreter, names, signature)
+            return entry_point(self._interpreter, self._names, self._key)
         except (ValueError, RuntimeError) as error:  # names that aren't UTF-8, for one
             raise self._refused("can't tell its inputs and outputs", error) from None
 

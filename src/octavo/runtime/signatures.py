@@ -56,6 +56,15 @@ def read_signatures(data: bytes) -> list[SignatureNames]:
     return [read(model.SignatureDefs(i)) for i in range(model.SignatureDefsLength())]
 
 
+def uses_op(data: bytes, code: str) -> bool:
+    """Whether a `.tflite` file that LiteRT has already verified has an op of this builtin kind."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(data, 0)
+    wanted = getattr(schema.BuiltinOperator, code)
+    return any(model.OperatorCodes(i).BuiltinCode() == wanted for i in range(model.OperatorCodesLength()))
+
+
 def entry_point(interpreter: Any, signatures: list[SignatureNames], key: str | None) -> Entry:
     """Choose what to run; `key` None takes the main subgraph.
 
