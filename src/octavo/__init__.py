@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from octavo.api import convert, dequantize, fix_shapes, load, quantize
-    from octavo.calibrate.sequences import Sequences
     from octavo.compare import Comparison, compare
+    from octavo.datasets.shards import Shards, shards
     from octavo.errors import (
         ConversionError,
         DataError,
@@ -48,8 +48,8 @@ __version__ = "0.1.0"
 # Module -> the public names that it defines.
 _PUBLIC = {
     "octavo.api": ("convert", "dequantize", "fix_shapes", "load", "quantize"),
-    "octavo.calibrate.sequences": ("Sequences",),
     "octavo.compare": ("Comparison", "compare"),
+    "octavo.datasets.shards": ("Shards", "shards"),
     "octavo.errors": (
         "ConversionError",
         "DataError",
@@ -104,7 +104,7 @@ __all__ = [
     "Runner",
     "Scheme",
     "SearchResult",
-    "Sequences",
+    "Shards",
     "__version__",
     "compare",
     "convert",
@@ -122,6 +122,7 @@ __all__ = [
     "quantize",
     "save_recipe",
     "search",
+    "shards",
     "weight_only",
 ]
 

@@ -15,6 +15,8 @@ dimension is 1; or -1 and there are more dimensions; or B > 1, the same in all i
 dimensions. With the input's shape (1, 28, 28): (28, 28) is one sample, (n, 28, 28) are n, and so are (n, 1, 28, 28).
 Without a batch dimension, say (16000,): (16000,) is one sample and (n, 16000) are n. Batches are split; if the model
 wants batches of B, rows are gathered B at a time, in order and across elements, and an incomplete rest is dropped.
+
+`octavo.shards(...)` is read file by file, and messages about it name the file and count samples within it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from octavo.datasets.sharded import Sharded
+from octavo.datasets.shards import Shards
 from octavo.errors import DataError, OctavoError
 
 
@@ -60,9 +64,10 @@ def samples(data: Any, inputs: Sequence[InputSpec]) -> Iterator[dict[str, np.nda
       DataError: NaN or infinity, no samples, a wrong shape, dtype, name or number of inputs, or data that raises while
         it is read. Messages name the input and the sample, counted from 0.
     """
-    layouts = _layouts(inputs)
+    layouts = layouts_of(inputs)
     size = layouts[0].batch
-    rows = _rows(data, layouts)
+    sharded = as_sharded(data, inputs)
+    rows = _rows(data, layouts) if sharded is None else _shard_rows(sharded, layouts)
     found = 0
     while len(group := list(itertools.islice(rows, size))) == size:
         found += 1
@@ -80,11 +85,13 @@ def count_hint(data: Any, inputs: Sequence[InputSpec] = ()) -> int | None:
 
     Exact with `inputs`. Without them a guess: an array's first dimension, a list's length.
     """
+    if isinstance(data, Shards):
+        return len(data) // (layouts_of(inputs)[0].batch if inputs else 1)
     whole = isinstance(data, Mapping) or (_is_array(data) and not isinstance(data, list))
     if not whole and not isinstance(data, list | tuple):
         return None
     if inputs:
-        layouts = _layouts(inputs)
+        layouts = layouts_of(inputs)
         try:
             counts = [_count(_by_name(item, layouts, 0), layouts, 0) for item in _elements(data, layouts)]
         except DataError:
@@ -96,11 +103,60 @@ def count_hint(data: Any, inputs: Sequence[InputSpec] = ()) -> int | None:
     return shape[0] if shape else None
 
 
+# Data in many files
+
+
+def as_sharded(data: Any, inputs: Sequence[InputSpec]) -> dict[str, Sharded] | None:
+    """Data in many files by input name; None if it is none.
+
+    Raises:
+      DataError: the files don't fit the inputs.
+    """
+    names = [spec.name for spec in inputs]
+    if isinstance(data, Shards):
+        return data.arrays(inputs)
+    if isinstance(data, Sharded) and len(names) == 1:
+        return {names[0]: data}
+    if not isinstance(data, Mapping) or not data or not all(isinstance(array, Sharded) for array in data.values()):
+        return None
+    _check_names(data, names, 0)
+    return {name: data[name] for name in names}
+
+
+def rows_each(sharded: dict[str, Sharded], layouts: list[Layout]) -> int:
+    """How many rows there are for each step along the arrays' first axis: one, but for stacked batches."""
+    counts = {name: len(array) for name, array in sharded.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
+        raise DataError(f"the inputs differ in their number of samples: {listed}")
+    for layout in layouts:
+        shape = sharded[layout.spec.name].shape
+        rows = layout.rows((2, *shape[1:]))
+        if rows is None or rows % 2:
+            path = sharded[layout.spec.name].place(0)[0] if shape[0] else "the first file"
+            wanted = f"{layout.spec.shape}: {layout.accepted}, samples along the first axis"
+            raise DataError(f"{path}: input {layout.spec.name!r}: shape {shape} doesn't fit {wanted}")
+    return max(layout.rows((2, *sharded[layout.spec.name].shape[1:])) or 0 for layout in layouts) // 2
+
+
+def _shard_rows(sharded: dict[str, Sharded], layouts: list[Layout]) -> Iterator[dict[str, np.ndarray]]:
+    """Every row of data in files, checked; messages name the file, and count its rows."""
+    each = rows_each(sharded, layouts)
+    lead = next(iter(sharded.values()))
+    for span in lead.spans():
+        path, number = lead.place(span.start)
+        chunk = {name: array[span] for name, array in sharded.items()}
+        try:
+            yield from _element_rows(chunk, layouts, number * each)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+
 # How an array is laid out
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """How arrays for one input divide into rows; a row is a sample, or 1/batch of one."""
 
     spec: InputSpec
@@ -137,7 +193,7 @@ class _Layout:
         return f"give {one} for one sample or {several} for several"
 
 
-def _layouts(inputs: Sequence[InputSpec]) -> list[_Layout]:
+def layouts_of(inputs: Sequence[InputSpec]) -> list[Layout]:
     """Find each input's batch dimension by the rule in the module's text."""
     if not inputs:
         raise DataError("the model has no inputs, so there is nothing to feed")
@@ -151,7 +207,7 @@ def _layouts(inputs: Sequence[InputSpec]) -> list[_Layout]:
     def batched(shape: tuple[int, ...]) -> bool:
         return bool(shape) and (shape[0] == 1 or shape[0] == shared or (shape[0] == -1 and len(shape) > 1))
 
-    return [_Layout(spec, batched(spec.shape), batch) for spec in inputs]
+    return [Layout(spec, batched(spec.shape), batch) for spec in inputs]
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -161,7 +217,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 # From data to elements, and from elements to rows
 
 
-def _rows(data: Any, layouts: list[_Layout]) -> Iterator[dict[str, np.ndarray]]:
+def _rows(data: Any, layouts: list[Layout]) -> Iterator[dict[str, np.ndarray]]:
     """Every row of the data, checked. Sample numbers in messages count these."""
     elements = _elements(data, layouts)
     number = 0
@@ -180,7 +236,7 @@ def _rows(data: Any, layouts: list[_Layout]) -> Iterator[dict[str, np.ndarray]]:
             number += 1
 
 
-def _elements(data: Any, layouts: list[_Layout]) -> Iterator[Any]:
+def _elements(data: Any, layouts: list[Layout]) -> Iterator[Any]:
     """The elements of `data`; those that hold all samples at once are a single element."""
     if isinstance(data, str | bytes | os.PathLike):
         raise DataError(f"{data!r} is a path, not data: load it first, for instance with octavo.datasets.npz.load_npz")
@@ -205,7 +261,7 @@ def _elements(data: Any, layouts: list[_Layout]) -> Iterator[Any]:
         )
 
 
-def _holds_all_inputs(data: Any, layouts: list[_Layout]) -> bool:
+def _holds_all_inputs(data: Any, layouts: list[Layout]) -> bool:
     """A list [X1, X2, ...] of arrays for a model with several inputs: none of them could be a sample by itself."""
     return (
         isinstance(data, list | tuple)
@@ -214,7 +270,7 @@ def _holds_all_inputs(data: Any, layouts: list[_Layout]) -> bool:
     )
 
 
-def _is_labelled_pair(data: Any, layouts: list[_Layout]) -> bool:
+def _is_labelled_pair(data: Any, layouts: list[Layout]) -> bool:
     """A tuple (X, y) for a model with one input, where y has one label per row of X and doesn't fit the input."""
     if not isinstance(data, tuple) or len(data) != 2 or len(layouts) > 1:
         return False
@@ -224,7 +280,7 @@ def _is_labelled_pair(data: Any, layouts: list[_Layout]) -> bool:
     return layouts[0].rows(x) == y[0] and layouts[0].rows(y) is None
 
 
-def _element_rows(element: Any, layouts: list[_Layout], number: int) -> Iterator[dict[str, np.ndarray]]:
+def _element_rows(element: Any, layouts: list[Layout], number: int) -> Iterator[dict[str, np.ndarray]]:
     """The rows of one sample or batch; `number` is that of its first row."""
     values = _by_name(element, layouts, number)
     for index in range(_count(values, layouts, number)):
@@ -240,7 +296,7 @@ def _element_rows(element: Any, layouts: list[_Layout], number: int) -> Iterator
 _Values = dict[str, tuple[Any, tuple[int, ...]]]  # input name -> array-like that can be sliced, and its shape
 
 
-def _by_name(element: Any, layouts: list[_Layout], number: int, labelled: bool = True) -> _Values:
+def _by_name(element: Any, layouts: list[Layout], number: int, labelled: bool = True) -> _Values:
     """Assign the arrays of one element to the model's inputs; labels, if there can be any, are left out."""
     names = [layout.spec.name for layout in layouts]
     if isinstance(element, Mapping):
@@ -275,7 +331,7 @@ def _check_names(element: Mapping[Any, Any], names: list[str], number: int) -> N
             raise DataError(f"sample {number} names an unknown input {name!r}: the model's inputs are {wanted}")
 
 
-def _without_labels(element: Sequence[Any], layouts: list[_Layout], number: int) -> list[Any]:
+def _without_labels(element: Sequence[Any], layouts: list[Layout], number: int) -> list[Any]:
     """The inputs' arrays of (x1, ..., xk), (x1, ..., xk, y) or (x1, ..., xk, y, w); all of them if it is neither."""
     count = len(layouts)
     if not 0 < len(element) - count <= 2:
@@ -287,7 +343,7 @@ def _without_labels(element: Sequence[Any], layouts: list[_Layout], number: int)
     return list(element[:count])
 
 
-def _count(values: _Values, layouts: list[_Layout], number: int) -> int:
+def _count(values: _Values, layouts: list[Layout], number: int) -> int:
     """Rows of one element; the same for all inputs."""
     counts = {}
     for layout in layouts:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-# Codes of `Moments` lie in [-2^14, 2^14]: products of 2^28, so sums over 2^25 vectors stay exact in float64.
+# Codes of `Moments` lie in [-2^14, 2^14]: products of 2^28, so sums over 2^34 vectors stay exact in int64.
 _MANTISSA = 14
 _TOGETHER = 512  # vectors that are multiplied at once: one large matrix product instead of many small ones
 
@@ -24,8 +25,9 @@ class MinMax:
 
     def update(self, values: np.ndarray) -> None:
         if values.size:
-            self.low = float(np.minimum(self.low, values.min()))
-            self.high = float(np.maximum(self.high, values.max()))
+            # + 0.0 makes one zero of two: which of -0.0 and 0.0 is the lower depends on their order.
+            self.low = float(np.minimum(self.low, values.min())) + 0.0
+            self.high = float(np.maximum(self.high, values.max())) + 0.0
 
     def merge(self, other: MinMax) -> MinMax:
         """The statistic of both sets of values together."""
@@ -121,13 +123,13 @@ class Moments:
 
     Sums of floats depend on their order; sums of integers don't. So each sample's values are first rounded to whole
     multiples of a power of two, 2^-14 or less of the sample's largest magnitude (finer than eight bits can show), and
-    the products of these integers are summed in float64, exact below 2^53. Samples of different magnitude go to
-    different sums; only reading the result adds those up, in a fixed order.
+    the products of these integers are summed: a few at a time in float64, exact below 2^53, and all in int64. Samples
+    of different magnitude go to different sums; only reading the result adds those up, in a fixed order.
 
     Attributes:
       block: features are cut into blocks of this many, and products across blocks are left out: a bound on memory.
       gram: whether second moments are wanted; else only means are kept.
-      sums: exponent -> (sums of products (groups, blocks, block, block), sums (groups, features)).
+      sums: exponent -> (sums of products (groups * blocks, block, block), sums (groups, features)), int64.
       count: number of vectors.
     """
 
@@ -153,10 +155,14 @@ class Moments:
 
     def _flush(self, exponent: int) -> None:
         codes = np.concatenate(self._waiting.pop(exponent))
-        products = self._products(codes) if self.gram else np.zeros(0)
-        total = codes.sum(axis=0, dtype=np.int64).astype(np.float64)
+        products = self._products(codes).astype(np.int64) if self.gram else np.zeros(0, np.int64)
+        self._add(exponent, products, codes.sum(axis=0, dtype=np.int64))
+
+    def _add(self, exponent: int, products: np.ndarray, total: np.ndarray) -> None:
         if exponent in self.sums:
-            self.sums[exponent] = (self.sums[exponent][0] + products, self.sums[exponent][1] + total)
+            known, known_total = self.sums[exponent]
+            known += products
+            known_total += total
         else:
             self.sums[exponent] = (products, total)
 
@@ -170,21 +176,32 @@ class Moments:
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of vectors together; exact."""
-        both = Moments(self.block, self.gram, {}, self.count + other.count)
-        for part in (self, other):
-            part._settle()
-            for exponent, (products, total) in part.sums.items():
-                old = both.sums.get(exponent, (0.0, 0.0))
-                both.sums[exponent] = (products + old[0], total + old[1])
+        both = Moments(self.block, self.gram)
+        both.absorb(self)
+        both.absorb(other)
         return both
 
-    def _settle(self) -> None:
+    def absorb(self, other: Moments) -> None:
+        """Add another set of vectors; exact, and without a copy of what is here."""
+        other.settle()
+        self.count += other.count
+        for exponent, (products, total) in other.sums.items():
+            if exponent not in self.sums:
+                self.sums[exponent] = (np.zeros_like(products), np.zeros_like(total))
+            self._add(exponent, products, total)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.settle()
+        return self.__dict__
+
+    def settle(self) -> None:
+        """Add up what waits."""
         for exponent in list(self._waiting):
             self._flush(exponent)
 
     def mean(self) -> np.ndarray | None:
         """(groups, features), float64; None if all inputs were zero."""
-        self._settle()
+        self.settle()
         if not self.sums:
             return None
         parts = [np.ldexp(total, exponent - _MANTISSA) for exponent, (_, total) in sorted(self.sums.items())]
@@ -192,7 +209,7 @@ class Moments:
 
     def second(self) -> np.ndarray | None:
         """Mean products: (groups * blocks, block, block), float64; None if all inputs were zero or only means kept."""
-        self._settle()
+        self.settle()
         if not self.sums or not self.gram:
             return None
         parts = [np.ldexp(total, 2 * (exponent - _MANTISSA)) for exponent, (total, _) in sorted(self.sums.items())]

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -39,13 +40,8 @@ def load_npz(path: _Path, split: Literal["test", "train"] = "test") -> tuple[np.
       DataError: no such file, not an `.npz` file, damaged, pickled arrays, no recognised keys, or x and y of different
         lengths.
     """
-    keys = (*_SAMPLES[split], *_OTHER_SAMPLES)
     with _opened(path) as file:
-        x_key = _first(file, keys)
-        if x_key is None:
-            raise DataError(f"{path} has no samples under a known key ({', '.join(keys)}); it has {_listing(file)}")
-        suffix = x_key.lower().removeprefix("x")
-        y_key = _first(file, ("y" + suffix,) if suffix in ("_test", "_train") else _LABELS)
+        x_key, y_key = _keys(file, path, split)
         x = _read(file, x_key, path)
         y = None if y_key is None else _read(file, y_key, path)
     _check_lengths(path, {x_key: x} | ({} if y is None or y_key is None else {y_key: y}))
@@ -66,17 +62,152 @@ def load_npz_inputs(
       DataError: as in `load_npz`; or an input that has no array.
     """
     with _opened(path) as file:
-        missing = [name for name in names if name not in file.files]
-        if not missing:
-            y_key = _first(file, [key for key in _LABELS if key not in names])
-            x = {name: _read(file, name, path) for name in names}
-            y = None if y_key is None else _read(file, y_key, path)
-            _check_lengths(path, x | ({} if y is None or y_key is None else {y_key: y}))
-            return x, y
-        if len(names) > 1:
-            raise DataError(f"{path} has no array for input {missing[0]!r}; it has {_listing(file)}")
-    single, y = load_npz(path, split)
-    return {names[0]: single}, y
+        keys, y_key = _input_keys(file, path, names, split)
+        x = {name: _read(file, key, path) for name, key in keys.items()}
+        y = None if y_key is None else _read(file, y_key, path)
+    _check_lengths(
+        path, {keys[name]: array for name, array in x.items()} | ({} if y is None or y_key is None else {y_key: y})
+    )
+    return x, y
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of one of its arrays before any of it is read."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def headers(
+    path: _Path, names: Sequence[str], split: Literal["test", "train"] = "test"
+) -> tuple[dict[str, Header], Header | None]:
+    """Shapes and dtypes of what `load_npz_inputs` would read: by input name, and of the labels.
+
+    Raises:
+      DataError: as in `load_npz_inputs`.
+    """
+    with _opened(path) as file:
+        keys, y_key = _input_keys(file, path, names, split)
+        found = {name: _header(file, key, path) for name, key in keys.items()}
+        labels = None if y_key is None else _header(file, y_key, path)
+    _check_lengths(path, {header.key: header for header in (*found.values(), *([labels] if labels else []))})
+    return found, labels
+
+
+def length(path: _Path) -> int:
+    """How many samples a file holds, whatever its arrays are called.
+
+    Raises:
+      DataError: as in `load_npz`.
+    """
+    with _opened(path) as file:
+        if not file.files:
+            raise DataError(f"{path} has no arrays at all")
+        header = _header(file, file.files[0], path)
+    _check_lengths(path, {header.key: header})
+    return header.shape[0]
+
+
+class Rows:
+    """The rows of one array of an `.npz` file, read as a stream: what is in memory is what was asked for.
+
+    Rows in order cost one pass over the file. Going back starts anew from the array's beginning if it is compressed.
+    The file's checksum is verified by whoever reads all of it in order.
+    """
+
+    def __init__(self, path: _Path, key: str) -> None:
+        self._path, self._key = path, key
+        with self._refusing():
+            self._file = np.load(path, allow_pickle=False)
+            self._stream = _member(self._file, key)
+            self.shape, fortran, self.dtype = _read_header(self._stream)
+            if self.dtype.hasobject:
+                raise DataError(_pickled(path, key))
+            self._start = self._stream.tell()
+        self._row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        self._whole = self._file[key] if fortran else None
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        if self._whole is not None:
+            return self._whole[rows]
+        start, stop, _ = rows.indices(self.shape[0])
+        with self._refusing():
+            offset = self._start + start * self._row_bytes
+            if self._stream.tell() != offset:
+                self._stream.seek(offset)
+            count = max(0, stop - start)
+            data = self._stream.read(count * self._row_bytes)
+            if len(data) < count * self._row_bytes:
+                raise EOFError("it ends too early")
+            if stop == self.shape[0]:
+                self._stream.read(1)  # past the end, where the checksum is compared
+        return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._stream.close()
+        self._file.close()
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f"{self._path} can't be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise DataError(f"{self._path}: array {self._key!r} is damaged: {error}") from error
+
+
+def _member(file: NpzFile, key: str) -> IO[bytes]:
+    """One array's bytes, as a stream."""
+    assert file.zip is not None
+    return file.zip.open(f"{key}.npy" if f"{key}.npy" in file.zip.namelist() else key)
+
+
+def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, whether in Fortran's order, dtype) from the start of an `.npy` stream."""
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(stream)
+    raise ValueError(f"version {version} of the format, which is for records, not for arrays of numbers")
+
+
+def _header(file: NpzFile, key: str, path: _Path) -> Header:
+    try:
+        with _member(file, key) as stream:
+            shape, _, dtype = _read_header(stream)
+    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: array {key!r} is damaged: {error}") from error
+    if dtype.hasobject:
+        raise DataError(_pickled(path, key))
+    return Header(key, shape, dtype)
+
+
+def _keys(file: NpzFile, path: _Path, split: Literal["test", "train"]) -> tuple[str, str | None]:
+    """The keys of samples and labels."""
+    keys = (*_SAMPLES[split], *_OTHER_SAMPLES)
+    x_key = _first(file, keys)
+    if x_key is None:
+        raise DataError(f"{path} has no samples under a known key ({', '.join(keys)}); it has {_listing(file)}")
+    suffix = x_key.lower().removeprefix("x")
+    return x_key, _first(file, ("y" + suffix,) if suffix in ("_test", "_train") else _LABELS)
+
+
+def _input_keys(
+    file: NpzFile, path: _Path, names: Sequence[str], split: Literal["test", "train"]
+) -> tuple[dict[str, str], str | None]:
+    """The key of each input, and of the labels."""
+    missing = [name for name in names if name not in file.files]
+    if not missing:
+        return {name: name for name in names}, _first(file, [key for key in _LABELS if key not in names])
+    if len(names) > 1:
+        raise DataError(f"{path} has no array for input {missing[0]!r}; it has {_listing(file)}")
+    x_key, y_key = _keys(file, path, split)
+    return {names[0]: x_key}, y_key
 
 
 @contextmanager
@@ -99,12 +230,16 @@ def _read(file: NpzFile, key: str, path: _Path) -> np.ndarray:
         array = file[key]
     except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error):
-            advice = "octavo doesn't run pickles: save an array of numbers, all rows of one shape"
-            raise DataError(f"{path}: array {key!r} is pickled Python objects; {advice}") from error
+            raise DataError(_pickled(path, key)) from error
         raise DataError(f"{path}: array {key!r} is damaged: {error}") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: {key!r} is no array; write the file with np.savez")
     return array
+
+
+def _pickled(path: _Path, key: str) -> str:
+    advice = "octavo doesn't run pickles: save an array of numbers, all rows of one shape"
+    return f"{path}: array {key!r} is pickled Python objects; {advice}"
 
 
 def _first(file: NpzFile, keys: Sequence[str]) -> str | None:
@@ -117,10 +252,10 @@ def _listing(file: NpzFile) -> str:
     return ", ".join(map(repr, file.files)) or "no arrays at all"
 
 
-def _check_lengths(path: _Path, arrays: dict[str, np.ndarray]) -> None:
+def _check_lengths(path: _Path, arrays: Mapping[str, np.ndarray | Header]) -> None:
     for key, array in arrays.items():
-        if array.ndim == 0:
+        if not array.shape:
             raise DataError(f"{path}: array {key!r} is a single number; its first axis must count the samples")
-    if len({len(array) for array in arrays.values()}) > 1:
-        listed = ", ".join(f"{key!r} has {len(array)}" for key, array in arrays.items())
+    if len({array.shape[0] for array in arrays.values()}) > 1:
+        listed = ", ".join(f"{key!r} has {array.shape[0]}" for key, array in arrays.items())
         raise DataError(f"{path}: arrays differ in their number of samples: {listed}")
