@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from octavo.api import convert, dequantize, fix_shapes, load, quantize
+    from octavo.calibrate.sequences import Sequences
     from octavo.compare import Comparison, compare
     from octavo.datasets.shards import Shards, shards
     from octavo.errors import (
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 # Module -> the public names that it defines.
 _PUBLIC = {
     "octavo.api": ("convert", "dequantize", "fix_shapes", "load", "quantize"),
+    "octavo.calibrate.sequences": ("Sequences",),
     "octavo.compare": ("Comparison", "compare"),
     "octavo.datasets.shards": ("Shards", "shards"),
     "octavo.errors": (
@@ -104,6 +106,7 @@ __all__ = [
     "Runner",
     "Scheme",
     "SearchResult",
+    "Sequences",
     "Shards",
     "__version__",
     "compare",
