@@ -59,12 +59,17 @@ class NotIntegerError(RecipeError):
 
     Attributes:
       refusals: every op that stands in the way, not only the first.
+      where: the model.
     """
 
-    def __init__(self, refusals: Sequence[Refusal], where: str = "the model") -> None:
-        self.refusals = tuple(refusals)
+    def __init__(
+        self,
+        refusals: Sequence[Refusal],
+        where: str = "the model",
+        remedy: str = "Use integer(fallback=True) to leave them in float, or replace them.",
+    ) -> None:
+        self.refusals, self.where = tuple(refusals), where
         listed = "; ".join(str(refusal) for refusal in self.refusals)
         super().__init__(
-            f"{where} can't be integer-only: {len(self.refusals)} op(s) have no integer form: {listed}. "
-            "Use integer(fallback=True) to leave them in float, or replace them."
+            f"{where} can't be integer-only: {len(self.refusals)} op(s) have no integer form: {listed}. {remedy}"
         )
