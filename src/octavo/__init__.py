@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from octavo.api import convert, dequantize, fix_shapes, load, quantize
+    from octavo.bundle import Bundle, bundle
     from octavo.calibrate.sequences import Sequences
     from octavo.compare import Comparison, compare
     from octavo.datasets.shards import Shards, shards
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 # Module -> the public names that it defines.
 _PUBLIC = {
     "octavo.api": ("convert", "dequantize", "fix_shapes", "load", "quantize"),
+    "octavo.bundle": ("Bundle", "bundle"),
     "octavo.calibrate.sequences": ("Sequences",),
     "octavo.compare": ("Comparison", "compare"),
     "octavo.datasets.shards": ("Shards", "shards"),
@@ -87,6 +89,7 @@ _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [
     "IO",
+    "Bundle",
     "Comparison",
     "ConversionError",
     "DataError",
@@ -109,6 +112,7 @@ __all__ = [
     "Sequences",
     "Shards",
     "__version__",
+    "bundle",
     "compare",
     "convert",
     "dequantize",

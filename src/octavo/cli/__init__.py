@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 import octavo
+from octavo.cli.bundle import bundle
 from octavo.cli.compare import compare
 from octavo.cli.convert import convert
 from octavo.cli.demo import demo
@@ -21,7 +22,7 @@ from octavo.cli.show import show
 from octavo.console import Commands, debug_option, run
 
 # In the order in which one needs them, as `--help` lists them.
-_COMMANDS = (demo, convert, quantize, evaluate, compare, inspect, show)
+_COMMANDS = (demo, convert, quantize, evaluate, compare, inspect, show, bundle)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -85,6 +85,12 @@ def match(ports: Sequence[Port], outputs: Sequence[Port], arrays: Sequence[Any],
     return Samples(tuple(fitted), count, batch, [(batch, *a.shape[1:]) for a in fitted], stacked=False)
 
 
+def shapes_for(ports: Sequence[Port], outputs: Sequence[Port], count: int) -> list[tuple[int, ...]]:
+    """The shapes of arrays that hold `count` samples, one for each input; dynamic dimensions are 1."""
+    stacked = _batch_size(ports, outputs) is None
+    return [(count, *(p.shape if stacked else p.shape[1:])) for p in ports]
+
+
 def layout_of(outputs: Sequence[np.ndarray], samples: Samples, names: Sequence[str], model: str) -> list[Layout]:
     """How the outputs of one invocation are cut into samples.
 

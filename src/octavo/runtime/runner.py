@@ -116,6 +116,16 @@ class Runner:
         outputs = {p.name: from_file(p, a) for p, a in zip(self.outputs, gathered.arrays, strict=True)}
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
+    def first_codes(self, x: Inputs) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """What the file itself takes and gives for the first sample: (inputs, outputs), in its own dtypes."""
+        session = self._sessions[0]
+        samples = match(self.inputs, self.outputs, self._ordered(x), self.name)
+        session.resize(samples.shapes)
+        inputs = self._codes(session, samples, 0, samples.batch)
+        session.reset()
+        first = [samples.one(array, 0) for array in inputs]
+        return first, session.invoke(first)
+
     def _ordered(self, x: Inputs) -> list[Any]:
         """One array per input, in the order of `inputs`."""
         names = [p.name for p in self.inputs]
@@ -169,15 +179,18 @@ class Runner:
             yield from zip(starts, pool.map(run, starts), strict=True)
 
     def _run(self, session: Session, samples: Samples, start: int, step: int) -> list[list[np.ndarray]]:
-        arrays = [
-            to_file(p, samples.take(i, start, step), start, samples.stacked, self.name)
-            for i, p in enumerate(session.inputs)
-        ]
+        arrays = self._codes(session, samples, start, step)
         results = []
         for k in range(0, len(arrays[0]), samples.batch) if arrays else [0]:
             session.reset()
             results.append(session.invoke([samples.one(array, k) for array in arrays]))
         return results
+
+    def _codes(self, session: Session, samples: Samples, start: int, step: int) -> list[np.ndarray]:
+        return [
+            to_file(p, samples.take(i, start, step), start, samples.stacked, self.name)
+            for i, p in enumerate(session.inputs)
+        ]
 
 
 class Gathered:

@@ -37,27 +37,26 @@ class TflmSession:
     Args:
       model: `.tflite` bytes, a path, or an object with `__bytes__`.
       name: how messages call the model; None takes its file's name.
+      arena: bytes that TFLM may use; None gives it more than it can need.
 
     Raises:
       MissingDependencyError: tflite-micro isn't installed.
-      RunError: TFLM refuses the model; says why.
+      RunError: TFLM refuses the model, or the arena is too small for it; says why.
     """
 
-    def __init__(self, model: ModelLike, name: str | None = None) -> None:
-        if not installed():
-            raise MissingDependencyError(
-                "TFLM's kernels need the package tflite-micro, of which there are only pre-releases: "
-                "pip install --pre 'octavo[tflm]'"
-            )
+    def __init__(self, model: ModelLike, name: str | None = None, arena: int | None = None) -> None:
+        check_installed()
         described = Session(model, "reference", name=name)
         self.name, self.inputs, self.outputs = described.name, described.inputs, described.outputs
         self._shapes = [p.shape for p in self.inputs]
         data = model_bytes(model)
+        tight = f"an arena of {arena} bytes may be too small for it"
+        self._remedy = "quantize it to integer, or use other kernels" if arena is None else tight
         self._stateful = any(t.is_variable or t.dtype is DType.RESOURCE for t in read(data).tensors())
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._child = _start(self._said)
         self._finalizer = weakref.finalize(self, _stop, self._child, self._said)
-        self._ask((data, max(ARENA, 12 * len(data))), "can't prepare it")
+        self._ask((data, max(ARENA, 12 * len(data)) if arena is None else arena), "can't prepare it")
 
     def resize(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """TFLM has static shapes only.
@@ -71,7 +70,7 @@ class TflmSession:
             )
 
     def reset(self) -> None:
-        """Set the state of variable tensors back."""
+        """Bring back the first state: variable tensors are zero, resource variables as CALL_ONCE sets them up."""
         if self._stateful:
             self._ask("reset", "can't reset it")
 
@@ -104,9 +103,7 @@ class TflmSession:
         if failed:
             lines = [line for line in self._stderr().splitlines() if line and "RecordingMicroAllocator" not in line]
             reason = "; ".join(printable(line.strip(" .")) for line in lines[-2:]) or answer
-            raise RunError(
-                f"{self.name}: TFLM's kernels {what}: {reason}; quantize it to integer, or use other kernels"
-            )
+            raise RunError(f"{self.name}: TFLM's kernels {what}: {reason}; {self._remedy}")
         return answer
 
     def _stderr(self) -> str:
@@ -119,10 +116,23 @@ def installed() -> bool:
     return importlib.util.find_spec(_MODULE) is not None
 
 
+def check_installed() -> None:
+    """Ask before work whose result only TFLM can measure.
+
+    Raises:
+      MissingDependencyError: tflite-micro isn't installed.
+    """
+    if not installed():
+        raise MissingDependencyError(
+            "TFLM's kernels need the package tflite-micro, of which there are only pre-releases: "
+            "pip install --pre 'octavo[tflm]'"
+        )
+
+
 def _start(stderr: Any) -> subprocess.Popen[bytes]:
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "octavo.runtime.tflm"]
+    command = [sys.executable, "-c", "from octavo.runtime import tflm; tflm._serve()"]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, "PYTHONPATH": path}
     )
@@ -143,6 +153,7 @@ def _serve() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else writes to stdout must not end up among the answers
     interpreter: Any = None
+    model: Any = None
     while True:
         try:
             question = pickle.load(sys.stdin.buffer)
@@ -150,8 +161,11 @@ def _serve() -> None:
             return
         answer: tuple[bool, Any]
         try:
-            if interpreter is None:
-                interpreter = _interpreter(*question)
+            if model is None or question == "reset":
+                # TFLM's own reset leaves resource variables at zero: CALL_ONCE doesn't run a second time.
+                interpreter = None
+                model = model or question
+                interpreter = _interpreter(*model)
                 answer = False, None
             else:
                 answer = False, _answer(interpreter, question)
@@ -170,15 +184,8 @@ def _interpreter(data: bytes, arena: int) -> Any:
 def _answer(interpreter: Any, question: Any) -> Any:
     if question == "allocations":
         return interpreter.print_allocations()
-    if question == "reset":
-        interpreter.reset()
-        return None
     arrays, outputs = question
     for index, array in enumerate(arrays):
         interpreter.set_input(array, index)
     interpreter.invoke()
     return [np.array(interpreter.get_output(index)) for index in range(outputs)]
-
-
-if __name__ == "__main__":
-    _serve()
