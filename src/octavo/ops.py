@@ -137,6 +137,8 @@ class Row:
       int16_bias32: kernel version for int16 activations with an int32 bias; None: the bias must be int64.
       dynamic: kernel version for float activations with int8 weights, quantized at run time.
       int4: bits of the activations (32: float) -> kernel version that takes weights stored as int4.
+      hybrid: operands that are weights, where there are several: the dynamic kernel wants all that are given as int8,
+        per tensor.
       dynamic_per_channel: whether those weights may (and then do) carry a scale per channel.
       dynamic_options: options that the dynamic kernel needs.
       needs: what else needs a newer version.
@@ -162,6 +164,7 @@ class Row:
     int16_bias32: int | None = None
     dynamic: int | None = None
     int4: Mapping[int, int] = field(default_factory=dict)
+    hybrid: tuple[int, ...] = ()
     dynamic_per_channel: bool = True
     dynamic_options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
@@ -241,6 +244,16 @@ def _moves(
 def _float_only(name: str, why: str, inputs: str = "a*", outputs: str = "a*") -> Row:
     """An op whose integer kernels are missing or wrong."""
     return Row(name, inputs, outputs, because={"int8": why, "int16": why})
+
+
+def _recurrent(
+    name: str, options_type: str, hybrid: tuple[int, ...], dynamic: int, int8: int | None = None, **facts: Any
+) -> Row:
+    """An op with state, whose weights quantize together or not at all."""
+    why = {"int8": "octavo doesn't make this recurrent op integer", "int16": "octavo makes recurrent ops int8 only"}
+    dynamic_options = {"asymmetricQuantizeInputs": True}
+    return Row(name, "a", options_type=options_type, hybrid=hybrid, dynamic=dynamic, dynamic_options=dynamic_options,
+               int8=int8, because=why, **facts)  # fmt: skip
 
 
 _NO_KERNEL = "LiteRT has no integer kernel for it"
@@ -408,6 +421,18 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
         Row("ARG_MAX", "a.", ".", Sample((_ROWS, Ints(1)), {"outputType": 2}, ("int32",)), "ArgMaxOptions", int8=2),
         Row("ARG_MIN", "a.", ".", Sample((_ROWS, Ints(1)), {"outputType": 2}, ("int32",)), "ArgMinOptions", int8=2),
     ),
+    # ------------------------------------------------------------ recurrent: `octavo.recurrent` gives the other formats
+    (
+        _recurrent("UNIDIRECTIONAL_SEQUENCE_LSTM", "UnidirectionalSequenceLSTMOptions", (*range(1, 12), 16), 3, int8=1,
+                   needs=(Need(4, options={"diagonalRecurrentTensors": 0}),)),
+        _recurrent("SVDF", "SVDFOptions", (1, 2), 4, int8=3),
+        _recurrent("LSTM", "LSTMOptions", (*range(1, 12), 16), 4, needs=(Need(2, options={"kernelType": 0}),)),
+        _recurrent("BIDIRECTIONAL_SEQUENCE_LSTM", "BidirectionalSequenceLSTMOptions",
+                   (*range(1, 12), 16, *range(18, 29), 33, *range(40, 48)), 3),
+        _recurrent("RNN", "RNNOptions", (1, 2), 3),
+        _recurrent("UNIDIRECTIONAL_SEQUENCE_RNN", "SequenceRNNOptions", (1, 2), 3),
+        _recurrent("BIDIRECTIONAL_SEQUENCE_RNN", "BidirectionalSequenceRNNOptions", (1, 2, 5, 6, 10, 11), 3),
+    ),
     # ------------------------------------------------------------ state: `octavo.variables` gives the scale
     (
         Row("READ_VARIABLE", ".", options_type="ReadVariableOptions", int8=1, int16=1),
@@ -426,13 +451,6 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
         _float_only("FLOOR_DIV", "LiteRT's integer kernel divides raw codes"),
         _float_only("FLOOR_MOD", "LiteRT's integer kernel divides raw codes"),
         _float_only("NEG", "LiteRT's integer kernel ignores the zero point"),
-        *(
-            _float_only(name, "recurrent ops stay in float: the formats of their state differ from op to op")
-            for name in (
-                "LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "SVDF",
-                "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN",
-            )
-        ),
         *(
             _float_only(name, "it hands floats to its subgraphs, whose ops are quantized by themselves")
             for name in ("IF", "WHILE", "CALL")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from octavo import numerics
+from octavo import numerics, recurrent
 from octavo.errors import NotIntegerError, RecipeError, Refusal
 from octavo.floors import loadable_sites
 from octavo.graph import DType, Graph, Op, Program, Tensor
@@ -23,6 +23,7 @@ from octavo.ops import OPS, Row, Tie
 from octavo.qtypes import INT8_WEIGHT, INT32_BIAS, INT64_BIAS, UINT8, QParams, QType
 from octavo.ranges import spread
 from octavo.recipe import DYNAMIC_MIN_ELEMENTS, IO, Recipe, Scheme
+from octavo.recurrent import LAYOUTS
 from octavo.sites import Range, Sites
 from octavo.variables import rows as variable_rows
 from octavo.variables import variables
@@ -76,6 +77,7 @@ class Plan:
       wants: form in which an op reads operand i, for every (op, i) that doesn't take the tensor as stored.
       outputs: form in which a graph gives out a tensor, where it isn't as stored.
       options: options that an op's precision needs.
+      intermediates: dtype, scale and zero point of each tensor inside a recurrent op.
       codes: integers of a constant, as an op reads it or as it is stored, where an algorithm chose better ones than
         rounding gives.
     """
@@ -85,6 +87,7 @@ class Plan:
     wants: dict[tuple[Op, int], Form] = field(default_factory=dict)
     outputs: dict[tuple[Graph, Tensor], Form] = field(default_factory=dict)
     options: dict[Op, dict[str, object]] = field(default_factory=dict)
+    intermediates: dict[Op, list[Form]] = field(default_factory=dict)
     codes: dict[tuple[Op, int] | Tensor, np.ndarray] = field(default_factory=dict)
 
 
@@ -198,6 +201,9 @@ def _settle(draft: _Draft, rows: Mapping[Op, Row], result: Plan) -> None:
     sites = loadable_sites(graph, integer, schemes, bits, draft.ranges)
     result.decisions.update(decisions)
     _integer_forms(graph, integer, schemes, sites, result)
+    for op in integer:
+        if op.code in LAYOUTS:
+            _recurrent_forms(op, schemes[op], draft.ranges, result)
     _float_forms(graph, decisions, schemes, result)
     _border_forms(graph, scheme, sites, result)
 
@@ -226,19 +232,19 @@ def _decide(op: Op, scheme: Scheme, ranges: Mapping[Tensor, Range]) -> Decision:
 def _in_float(op: Op, scheme: Scheme, reason: str, remedy: str = "") -> Decision:
     """It computes in float, but its weights needn't take four bytes each."""
     weights = _weights(op, OPS.get(op.code))
-    small = weights is not None and weights.size >= DYNAMIC_MIN_ELEMENTS and _storable(weights, scheme)
+    small = any(tensor.size >= DYNAMIC_MIN_ELEMENTS and _storable(tensor, scheme) for tensor in weights)
     return Decision(op.name, op.code, "weight_only" if small else "float32", reason, remedy)
 
 
 def _decide_dynamic(op: Op, scheme: Scheme) -> Decision:
     row = OPS.get(op.code)
-    weights = _weights(op, row)
-    if row is None or row.weights is None or weights is None:
+    weights = max(_weights(op, row), key=lambda tensor: tensor.size, default=None)
+    if row is None or weights is None:
         return Decision(op.name, op.code, "float32")
     if row.dynamic is None:
         reason = row.because.get("dynamic", "LiteRT has no kernel for float activations with int8 weights")
         return Decision(op.name, op.code, "float32", reason, "weight_only() makes it small")
-    if not _finite(weights):
+    if not all(_finite(tensor) for tensor in _weights(op, row)):
         return Decision(op.name, op.code, "float32", f"its weights {weights.name!r} hold infinity or NaN")
     if weights.size < scheme.min_elements:
         return Decision(op.name, op.code, "float32", f"its weights have fewer than {scheme.min_elements} elements")
@@ -258,7 +264,9 @@ def why_not_integer(op: Op, bits: int, ranges: Mapping[Tensor, Range]) -> tuple[
     if row.version(bits) is None:
         default = f"LiteRT has no int{bits} kernel for it"
         return stay(row.because.get(f"int{bits}", default), "replace it by ops that have one")
-    if op.option("fusedActivationFunction", 0) in (4, 5):
+    if why := recurrent.why_not_integer(op, ranges):
+        return stay(why)
+    if op.option("fusedActivationFunction", 0) in (4, 5) and op.code not in LAYOUTS:
         return stay("its fused activation (tanh or sign) has no integer kernel", "apply the activation as its own op")
     problem = _operand_problem(op, row, ranges)
     return stay(problem) if problem else None
@@ -358,6 +366,21 @@ def _integer_forms(
             _weight_forms(op, row, scheme, result)
 
 
+def _recurrent_forms(op: Op, scheme: Scheme, ranges: Mapping[Tensor, Range], result: Plan) -> None:
+    """State and weights of a recurrent op, and the tensors inside of it."""
+    layout, data, made = LAYOUTS[op.code], result.wants[op, 0].qparams, result.stores[op.outputs[0]].qparams
+    state = op.inputs[layout.state]
+    assert data is not None and made is not None and state is not None and scheme.weights is not None
+    for index, format_ in layout.formats(op, data, made, ranges[state], scheme.weights).items():
+        tensor = op.inputs[index]
+        assert tensor is not None
+        if tensor.is_constant:
+            result.wants[op, index] = Form(*format_)
+        else:
+            result.stores[tensor] = Form(*format_)
+    result.intermediates[op] = [Form(*inside) for inside in layout.intermediates(made)]
+
+
 def _activation(qparams: QParams, qtype: QType) -> Form:
     return Form(DType.INT8 if qtype.bits == 8 else DType.INT16, qparams, qtype)
 
@@ -428,20 +451,21 @@ def _float_forms(graph: Graph, decisions: Mapping[Op, Decision], schemes: Mappin
         if decision.precision == "dynamic":
             _dynamic_form(op, scheme, result)
         elif decision.precision in ("float16", "weight_only"):
-            only = _weights(op, OPS.get(op.code)) if scheme.kind == "integer" else None
-            for tensor in _constants(op):
-                if _storable(tensor, scheme) and only in (None, tensor):
+            kept = _weights(op, OPS.get(op.code)) if scheme.kind == "integer" else _constants(op)
+            for tensor in kept:
+                if _storable(tensor, scheme):
                     result.stores[tensor] = FLOAT16 if scheme.kind == "float16" else _stored_weights(op, tensor, scheme)
 
 
 def _dynamic_form(op: Op, scheme: Scheme, result: Plan) -> None:
     row = OPS[op.code]
-    assert row.weights is not None and row.dynamic is not None and scheme.weights is not None
-    tensor = op.inputs[row.weights.index]
-    assert tensor is not None
-    axis = row.weights.axis if row.dynamic_per_channel else None
-    qparams = numerics.weight_params(tensor.values, scheme.weights, axis)
-    result.wants[op, row.weights.index] = Form(_weight_storage(op, scheme, result), qparams, scheme.weights)
+    assert scheme.weights is not None
+    axis = row.weights.axis if row.weights is not None and row.dynamic_per_channel else None
+    weights = _weights(op, row)
+    for index, tensor in enumerate(op.inputs):
+        if tensor in weights and index in _weight_operands(row):
+            qparams = numerics.weight_params(tensor.values, scheme.weights, axis)
+            result.wants[op, index] = Form(_weight_storage(op, scheme, result), qparams, scheme.weights)
     result.options[op] = dict(row.dynamic_options)
 
 
@@ -452,7 +476,7 @@ def _stored_weights(op: Op, tensor: Tensor, scheme: Scheme) -> Form:
     """
     assert scheme.weights is not None
     row = OPS.get(op.code)
-    if row is None or row.weights is None or _weights(op, row) is not tensor:
+    if row is None or row.weights is None or tensor not in _weights(op, row):
         return Form(DType.INT8, numerics.weight_params(tensor.values, INT8_WEIGHT, None), INT8_WEIGHT)
     dtype = DType.INT4 if scheme.weights.bits == 4 else DType.INT8
     return Form(dtype, numerics.weight_params(tensor.values, scheme.weights, row.weights.axis), scheme.weights)
@@ -488,13 +512,16 @@ def _constants(op: Op) -> list[Tensor]:
     return [t for t in op.inputs if t is not None and t.is_constant and t.dtype is DType.FLOAT32]
 
 
-def _weights(op: Op, row: Row | None) -> Tensor | None:
-    """The op's constant float weights, None if it has none."""
-    if row is None or row.weights is None or row.weights.index >= len(op.inputs):
-        return None
-    tensor = op.inputs[row.weights.index]
-    constant = tensor is not None and tensor.is_constant and tensor.dtype is DType.FLOAT32
-    return tensor if constant else None
+def _weight_operands(row: Row) -> tuple[int, ...]:
+    return row.hybrid if row.weights is None else (row.weights.index,)
+
+
+def _weights(op: Op, row: Row | None) -> list[Tensor]:
+    """The op's float weights, if all of them are constant; else none."""
+    operands = () if row is None else _weight_operands(row)
+    present = [op.inputs[index] for index in operands if index < len(op.inputs)]
+    found = [tensor for tensor in present if tensor is not None]
+    return found if all(tensor.is_constant and tensor.dtype is DType.FLOAT32 for tensor in found) else []
 
 
 def _storable(tensor: Tensor, scheme: Scheme) -> bool:

@@ -74,11 +74,10 @@ def _data(op: Op, row: Row) -> Tensor | None:
 
 
 def _weights(op: Op, row: Row) -> Tensor | None:
-    """The constant weights; a computed matrix is an activation."""
-    if row.weights is None or row.weights.index >= len(op.inputs):
-        return None
-    tensor = op.inputs[row.weights.index]
-    return tensor if tensor is not None and tensor.is_constant else None
+    """The constant weights, any of several; a computed matrix is an activation."""
+    indices = row.hybrid if row.weights is None else (row.weights.index,)
+    present = [op.inputs[index] for index in indices if index < len(op.inputs)]
+    return next((tensor for tensor in present if tensor is not None and tensor.is_constant), None)
 
 
 def _rescale(op: Op) -> float:

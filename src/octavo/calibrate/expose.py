@@ -20,6 +20,7 @@ from octavo.calibrate.loops import Loop, called_by, can_step
 from octavo.errors import RunError
 from octavo.graph import DType, Graph, Op, Program, Signature, Tensor
 from octavo.passes.drop_dead import called_graphs
+from octavo.recurrent import Watch, watchable
 from octavo.runtime.session import Session
 from octavo.tflite import write
 
@@ -63,6 +64,7 @@ class Window:
             self._open(program, graph, signature, without_custom=True)
         self.specs = [InputSpec(p.name, p.shape_signature, p.dtype) for p in self.session.inputs]
         self.graph = graph
+        self._states = [Watch(op) for op in _with_branches(program, graph) if watchable(op)]
         self._loops = [
             Loop(op, *(Window(program, graph=called) for called in called_by(program, op)))
             for op in _with_branches(program, graph)
@@ -73,6 +75,7 @@ class Window:
     def watched(self) -> list[Tensor]:
         """The float tensors whose values it can show."""
         own = [shown.source for shown in self._shown if shown.source.dtype is DType.FLOAT32]
+        own += [watch.tensor for watch in self._states]
         return own + [tensor for loop in self._loops for tensor in loop.body.watched]
 
     def runs(self, sample: Sequence[np.ndarray], anew: bool = True) -> Iterator[dict[Tensor, np.ndarray]]:
@@ -84,7 +87,10 @@ class Window:
           sample: one array per input.
           anew: whether the model's state starts anew; else it goes on from the run before.
         """
-        return self.show(self.run(sample, anew))
+        values = self.run(sample, anew)
+        for watch in self._states:
+            values.update(watch.values(values, anew))
+        return self.show(values)
 
     def show(self, values: Mapping[Tensor, np.ndarray]) -> Iterator[dict[Tensor, np.ndarray]]:
         """What `runs` gives, from what `run` gave."""

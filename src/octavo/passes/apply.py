@@ -76,9 +76,16 @@ class _Rewriter:
             wanted = self.plan.wants.get((op, index))
             if tensor is not None and wanted is not None:
                 op.inputs[index] = self._in_form(op, index, tensor, wanted)
+        if op in self.plan.intermediates:
+            op.intermediates = [self._inside(op, index, form) for index, form in enumerate(self.plan.intermediates[op])]
         if op in self.plan.options:
             op.options = {**(op.options or {}), **self.plan.options[op]}
             op.options_type = op.options_type or OPS[op.code].options_type
+
+    def _inside(self, op: Op, index: int, form: Form) -> Tensor:
+        """A tensor that only carries a scale into a recurrent op."""
+        name = f"{op.outputs[0].name}/inside{index}"
+        return self.graph.add_tensor(Tensor(name, form.dtype, (0,), qparams=form.qparams))
 
     def _in_form(self, op: Op, index: int, tensor: Tensor, wanted: Form) -> Tensor:
         stored = self.plan.stores.get(tensor, FLOAT)

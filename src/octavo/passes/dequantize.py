@@ -5,8 +5,8 @@ such constant the numbers that it stands for, and QUANTIZE and DEQUANTIZE do not
 computes what the integer one does, less the rounding of activations; what its weights lost stays lost. The range that a
 tensor's codes could hold is written down, so that the model can be quantized again without samples.
 
-Refuses, with an error that names the op: recurrent ops, whose integer form keeps its state in formats of its own;
-weights in an order that only some kernels know; codes below a byte in a custom op.
+Refuses, with an error that names the op: recurrent ops whose integer form octavo doesn't know; weights in an order that
+only some kernels know; codes below a byte in a custom op.
 """
 
 from __future__ import annotations
@@ -20,11 +20,8 @@ from octavo.graph.edit import Editor
 from octavo.graph.queries import record_range
 from octavo.ops import OPS
 from octavo.qtypes import QParams
+from octavo.recurrent import LAYOUTS
 
-_RECURRENT = frozenset(
-    {"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "SVDF", "RNN",
-     "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN"}
-)  # fmt: skip
 _CODES = {
     DType.INT8: (-128, 127), DType.UINT8: (0, 255), DType.INT16: (-32768, 32767), DType.INT4: (-8, 7),
     DType.INT32: None, DType.INT64: None,
@@ -42,6 +39,7 @@ def dequantize(program: Program) -> list[str]:
         for op in graph.ops:
             _check(op)
             _name_bias_scale(op)
+            op.intermediates = []  # they only carry scales
         quantized = [t for t in graph.tensors if t.qparams is not None and t.dtype in _CODES]
         for tensor in quantized:
             _to_float(tensor)
@@ -59,7 +57,8 @@ def dequantize(program: Program) -> list[str]:
 
 def _check(op: Op) -> None:
     narrow = [t for t in [*op.inputs, *op.outputs] if t is not None and t.qparams is not None]
-    if op.code in _RECURRENT and narrow:
+    row = OPS.get(op.code)
+    if row is not None and row.hybrid and op.code not in LAYOUTS and narrow:
         raise RecipeError(f"{op.name} can't be brought back to float: its integer form keeps state of its own kind")
     if op.option("weightsFormat"):
         raise RecipeError(f"{op.name} can't be brought back to float: its weights are shuffled for one kernel")
