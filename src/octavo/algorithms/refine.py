@@ -1,23 +1,26 @@
 """Let the algorithms loose on a plan: better ranges before it is made, better scales, codes and biases after.
 
 Order: ranges first, for the plan's activation scales follow from them; then, op by op, weight scales, weight codes, and
-the bias, which makes up for the mean error of the codes. All of it looks at the float model's statistics only, so no
-op waits for another, and the errors of one aren't fitted by the next.
+the bias, which makes up for the mean error of the codes. So codes only have to keep what varies: where there is a
+bias, they are judged by the covariance of the inputs, else by their Gram matrix. All of it looks at the float model's
+statistics only, so no op waits for another, and the errors of one aren't fitted by the next.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
 from octavo import numerics
-from octavo.algorithms import bias_correction, descent, gptq, mse_ranges, weight_scales
-from octavo.calibrate.observers import Moments
+from octavo.algorithms import bias_correction, mse_ranges, shrinkage, weight_scales
+from octavo.algorithms.rounding import Rounding
+from octavo.calibrate.halves import Halves, in_blocks
 from octavo.calibrate.run import Needs, Statistics
-from octavo.graph import Op, Program, Tensor
+from octavo.graph import DType, Graph, Op, Program, Tensor
+from octavo.passes.add_bias import complete
 from octavo.plan import Form, Plan, rescale_weights
 from octavo.qtypes import INT8, QParams
 from octavo.recipe import Recipe, Scheme
@@ -74,8 +77,10 @@ def _eight_bits(op: Op, recipe: Recipe) -> bool:
     return activations is not None and activations.bits == 8
 
 
-def refine(program: Program, plan: Plan, recipe: Recipe, moments: Mapping[Op, Moments]) -> None:
-    """Choose scales and codes of the weights and biases that `plan` makes integer; edits `plan`.
+def refine(program: Program, plan: Plan, recipe: Recipe, moments: Mapping[Op, Halves]) -> None:
+    """Choose scales and codes of the weights that `plan` makes integer, and the biases that go with them.
+
+    Edits `plan`, and `program` where a bias stays float or is missing: what rounding shifts, a bias puts right.
 
     Args:
       program: the program of the plan.
@@ -83,16 +88,43 @@ def refine(program: Program, plan: Plan, recipe: Recipe, moments: Mapping[Op, Mo
       recipe: what is asked for.
       moments: of the inputs of those ops of which there are samples; without, only scales of four bits are searched.
     """
-    readers = Counter(tensor for op in program.ops() for tensor in op.inputs if tensor is not None)
-    for op in program.ops():
+    schemes = {op: _scheme(op, recipe) for op in program.ops()}
+    refined = {op: s for op, s in schemes.items() if s.effort != "fast" and s.weights and _weights(op, plan)}
+    for graph in program.graphs:
+        for op in graph.ops:
+            if op in refined and op in moments:
+                _complete_bias(graph, op, plan, refined[op])
+    readers = _readers(program)
+    for op, scheme in refined.items():
         found = _weights(op, plan)
-        scheme = _scheme(op, recipe)
-        if found is None or scheme.effort == "fast" or scheme.weights is None:
-            continue
-        if readers[found.tensor] == 1:  # weights that several ops share keep one set of codes
+        assert found is not None
+        sharers = readers[found.tensor]
+        if len(sharers) == 1:
             _refine_weights(found, plan, scheme, moments.get(op))
+        elif op is sharers[0]:
+            _refine_shared(found, sharers, plan, scheme, moments)
+    for op in refined:
         if op in moments:
-            _correct_bias(found, plan, moments[op])
+            _correct_bias(op, plan, moments[op], readers)
+
+
+def _readers(program: Program) -> dict[Tensor, list[Op]]:
+    readers: dict[Tensor, list[Op]] = {}
+    for op in program.ops():
+        for tensor in dict.fromkeys(op.inputs):
+            if tensor is not None:
+                readers.setdefault(tensor, []).append(op)
+    return readers
+
+
+def _complete_bias(graph: Graph, op: Op, plan: Plan, scheme: Scheme) -> None:
+    """A bias of zeros where the op may have one and has none."""
+    facts, found = weights_of(op), _weights(op, plan)
+    if facts is None or found is None or facts.bias is None or _bias(op) is not None:
+        return
+    complete(graph, op, facts)
+    if scheme.kind == "integer" and isinstance(found.key, tuple):
+        rescale_weights(op, scheme, plan, found.qparams)
 
 
 @dataclass
@@ -124,37 +156,58 @@ def _weights(op: Op, plan: Plan) -> _Weights | None:
     return None
 
 
-def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Moments | None) -> None:
+def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Halves | None) -> None:
+    """Scales (under eight bits) and codes of weights that one op alone reads."""
     op, qtype = found.op, scheme.weights
-    second = None if moments is None else moments.second()
-    weights = to_matrix(op, found.tensor.values)
-    factors = None if second is None or moments is None else gptq.factor(second, _damping(second, moments.count))
     assert qtype is not None
+    rounding = _rounding(found, scheme, moments)
     if qtype.bits < 8:  # eight bits lose more by clipping than they win
-        importance = None if factors is None else factors.importance.reshape(len(weights), -1)[:, : weights.shape[2]]
-        scales = weight_scales.best_scales(weights, importance, scale_matrix(op, found.qparams.scale), qtype)
+        scales = scale_matrix(op, found.qparams.scale)
+        if rounding is None:
+            scales = weight_scales.best_scales(to_matrix(op, found.tensor.values), None, scales, qtype)
+        else:
+            scales = rounding.best_scales(scales)
         found = _rescaled(found, plan, scheme, scales)
-    if factors is None or moments is None:
+    if rounding is None:
         return
-    blocks = _in_blocks(weights, moments.block)
-    scales = np.broadcast_to(scale_matrix(op, found.qparams.scale), (*weights.shape[:2], 1))
-    scales = scales.repeat(len(blocks) // len(weights), axis=0)
-    codes = gptq.round_weights(blocks, scales, factors, qtype)
-    if scheme.effort == "best" and second is not None:
-        codes = descent.improve(blocks, codes, scales, _damped(second, _damping(second, moments.count)), qtype)
-    plan.codes[found.key] = from_matrix(op, _out_of_blocks(codes, weights.shape), found.tensor.shape)
+    codes = rounding.codes(scale_matrix(op, found.qparams.scale))
+    plan.codes[found.key] = from_matrix(op, codes, found.tensor.shape)
     if scheme.kind == "integer" and isinstance(found.key, tuple):
         rescale_weights(op, scheme, plan, found.qparams)  # once more: whether the sums fit depends on the codes
 
 
-def _damping(second: np.ndarray, count: int) -> float:
-    """More where few vectors speak for many features: what they seem to have in common may be chance."""
-    return 0.01 + 0.1 * second.shape[1] / max(count, 1)
+def _refine_shared(
+    found: _Weights, sharers: Sequence[Op], plan: Plan, scheme: Scheme, moments: Mapping[Op, Halves]
+) -> None:
+    """Codes of weights that several ops read alike: one set, for the inputs of all of them together."""
+    alike = [_weights(op, plan) for op in sharers]
+    seen = [moments[op] for op in sharers if op in moments]
+    same = all(other is not None and other.form == found.form for other in alike)
+    if not same or not seen or len({(op.code, part.block) for op, part in zip(sharers, seen, strict=False)}) > 1:
+        return  # each rounds them to nearest, so that equal codes are stored once
+    rounding = _rounding(found, scheme, reduce(Halves.merge, seen))
+    if rounding is not None:
+        codes = rounding.codes(scale_matrix(found.op, found.qparams.scale))
+        plan.codes[found.tensor] = from_matrix(found.op, codes, found.tensor.shape)
 
 
-def _damped(second: np.ndarray, damping: float) -> np.ndarray:
-    mean = np.diagonal(second, axis1=1, axis2=2).mean(axis=1)
-    return second + np.eye(second.shape[1]) * (damping * mean)[:, None, None]
+def _rounding(found: _Weights, scheme: Scheme, moments: Halves | None) -> Rounding | None:
+    """None if nothing is known of the op's inputs, or they were all zero."""
+    mean, second = (None, None) if moments is None else (moments.mean(), moments.second())
+    if moments is None or mean is None or second is None or not np.isfinite(second).all():
+        return None
+    gram = shrinkage.shrunk(moments.covariances(), moments.samples)
+    if _bias(found.op) is None:
+        rows = in_blocks(mean, moments.block)
+        gram = gram + rows[:, :, None] * rows[:, None, :]
+    assert scheme.weights is not None
+    weights = to_matrix(found.op, found.tensor.values)
+    return Rounding(weights, gram, scheme.weights, thorough=scheme.effort == "best")
+
+
+def _bias(op: Op) -> Tensor | None:
+    facts = weights_of(op)
+    return op.inputs[facts.bias] if facts and facts.bias is not None and facts.bias < len(op.inputs) else None
 
 
 def _rescaled(found: _Weights, plan: Plan, scheme: Scheme, scales: np.ndarray) -> _Weights:
@@ -171,34 +224,19 @@ def _rescaled(found: _Weights, plan: Plan, scheme: Scheme, scales: np.ndarray) -
     return renewed
 
 
-def _in_blocks(weights: np.ndarray, block: int) -> np.ndarray:
-    """(groups, outputs, features) as (groups * blocks, outputs, block), padded with zeros."""
-    groups, outputs, features = weights.shape
-    blocks = -(-features // block)
-    padded = np.pad(weights, ((0, 0), (0, 0), (0, blocks * block - features)))
-    return padded.reshape(groups, outputs, blocks, block).transpose(0, 2, 1, 3).reshape(-1, outputs, block)
-
-
-def _out_of_blocks(codes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `_in_blocks`."""
-    groups, outputs, features = shape
-    joined = codes.reshape(groups, -1, outputs, codes.shape[2]).transpose(0, 2, 1, 3)
-    return joined.reshape(groups, outputs, -1)[:, :, :features]
-
-
-def _correct_bias(found: _Weights, plan: Plan, moments: Moments) -> None:
-    """Give an integer bias the codes that keep the mean output; needs the weights' final form."""
-    op, facts, mean = found.op, weights_of(found.op), moments.mean()
-    if mean is None or facts is None or facts.bias is None or facts.bias >= len(op.inputs):
+def _correct_bias(op: Op, plan: Plan, moments: Halves, readers: Mapping[Tensor, Sequence[Op]]) -> None:
+    """Give a bias the values that keep the mean output; needs the weights' final form."""
+    facts, bias, mean, current = weights_of(op), _bias(op), moments.mean(), _weights(op, plan)
+    if facts is None or facts.bias is None or bias is None or mean is None or current is None or not bias.is_constant:
         return
-    bias, form = op.inputs[facts.bias], plan.wants.get((op, facts.bias))
-    current = _weights(op, plan)
-    if bias is None or form is None or form.qparams is None or form.qtype is None or current is None:
-        return
-    codes = plan.codes.get(current.key)
+    codes = plan.codes.get(current.key, plan.codes.get(current.tensor))
     if codes is None:
         assert current.form.qtype is not None
         codes = numerics.quantize(current.tensor.values, current.qparams, current.form.qtype)
     restored = to_matrix(op, codes) * scale_matrix(op, current.qparams.scale.astype(np.float64))
     wanted = bias_correction.corrected(bias.values, to_matrix(op, current.tensor.values), restored, mean)
-    plan.codes[op, facts.bias] = numerics.quantize_bias(wanted, form.qparams, form.qtype)
+    form = plan.wants.get((op, facts.bias))
+    if form is not None and form.qparams is not None and form.qtype is not None:
+        plan.codes[op, facts.bias] = numerics.quantize_bias(wanted, form.qparams, form.qtype)
+    elif len(readers[bias]) == 1 and bias not in plan.stores and bias.dtype is DType.FLOAT32:
+        bias.set_values(wanted.astype(np.float32))

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from octavo.calibrate.expose import Window, entries
-from octavo.calibrate.observers import Histogram, MinMax, Moments
+from octavo.calibrate.halves import Halves
+from octavo.calibrate.observers import Histogram, MinMax
 from octavo.calibrate.sequences import step_count, steps
 from octavo.errors import DataError
 from octavo.graph import Op, Program, Signature, Tensor
@@ -56,7 +57,7 @@ class Statistics:
 
     bounds: dict[Tensor, MinMax] = field(default_factory=dict)
     histograms: dict[Tensor, Histogram] = field(default_factory=dict)
-    moments: dict[Op, Moments] = field(default_factory=dict)
+    moments: dict[Op, Halves] = field(default_factory=dict)
     recorded: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -107,10 +108,11 @@ def collect(program: Program, data: Any, progress: bool = False, needs: Needs | 
         count = step_count(given, window.specs)
         for sample, anew in track(steps(given, window.specs), "calibrating", count, progress):
             arrays = [sample[spec.name] for spec in window.specs]
-            rng = np.random.default_rng(_seed(arrays))
+            seed = _seed(arrays)
+            rng = np.random.default_rng(seed)
             for values in window.runs(arrays, anew):
                 reached.update(values)
-                _update(found, values, needs, rng)
+                _update(found, values, needs, rng, seed % 2)
     # An op that no sample reached (in a branch that none took) has no statistics.
     found.moments = {op: moments for op, moments in found.moments.items() if data_of(op) in reached}
     found.histograms = {tensor: seen for tensor, seen in found.histograms.items() if tensor in reached}
@@ -140,7 +142,7 @@ def _empty(watched: list[Tensor], needs: Needs) -> Statistics:
     for op in needs.moments:
         features = matrix_shape(op)[2]
         blocks = -(-features // block)
-        moments[op] = Moments(-(-features // blocks), op in needs.gram)
+        moments[op] = Halves.empty(-(-features // blocks), op in needs.gram)
     histograms = {tensor: Histogram() for tensor in watched} if needs.histograms else {}
     return Statistics({tensor: MinMax() for tensor in watched}, histograms, moments)
 
@@ -150,7 +152,7 @@ def _block_size(ops: Iterable[Op]) -> int:
     shapes = [matrix_shape(op) for op in ops]
     for block in (2048, 1024, 512, 256, 128):
         blocks = [(groups * -(-features // block), min(features, block)) for groups, _, features in shapes]
-        if sum(8 * count * size * size for count, size in blocks) <= _GRAM_BYTES:
+        if sum(2 * 8 * count * size * size for count, size in blocks) <= _GRAM_BYTES:  # two halves
             return block
     return 64
 
@@ -163,15 +165,17 @@ def _seed(arrays: list[np.ndarray]) -> int:
     return checksum
 
 
-def _update(found: Statistics, values: dict[Tensor, np.ndarray], needs: Needs, rng: np.random.Generator) -> None:
-    """Add one run: `values` of every watched tensor that it computed."""
+def _update(
+    found: Statistics, values: dict[Tensor, np.ndarray], needs: Needs, rng: np.random.Generator, half: int
+) -> None:
+    """Add one run to one half of the samples: `values` of every watched tensor that it computed."""
     for tensor, array in values.items():
         found.bounds[tensor].update(array)
         if needs.histograms:
             found.histograms[tensor].update(_some(array, rng))
     for op, moments in found.moments.items():
         if data_of(op) in values:
-            moments.update(input_rows(op, values[data_of(op)], needs.rows, rng))
+            moments.update(input_rows(op, values[data_of(op)], needs.rows, rng), half)
 
 
 def _some(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -18,7 +18,7 @@ def add_bias(program: Program) -> list[str]:
         for op in graph.ops:
             row = OPS.get(op.code)
             if row is not None and row.weights is not None and row.weights.bias_required:
-                _complete(graph, op, row.weights)
+                complete(graph, op, row.weights)
             if row is not None and row.weights is not None:
                 _flatten(graph, op, row.weights)
     return []
@@ -32,7 +32,8 @@ def _flatten(graph: Graph, op: Op, weights: Weights) -> None:
         graph.drop_unused_tensors()
 
 
-def _complete(graph: Graph, op: Op, weights: Weights) -> None:
+def complete(graph: Graph, op: Op, weights: Weights) -> None:
+    """Give an op whose row has a place for a bias, and a channel axis, a bias of zeros, unless it has one."""
     kernel = op.inputs[weights.index]
     assert weights.bias is not None
     assert weights.axis is not None

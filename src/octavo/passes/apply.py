@@ -89,8 +89,9 @@ class _Rewriter:
 
     def _in_form(self, op: Op, index: int, tensor: Tensor, wanted: Form) -> Tensor:
         stored = self.plan.stores.get(tensor, FLOAT)
-        codes = self.plan.codes.get((op, index))
-        key = (tensor, wanted.dtype, wanted.qparams if codes is None else (op, index))
+        own = (op, index) in self.plan.codes
+        codes = self.plan.codes.get((op, index) if own else tensor)
+        key = (tensor, wanted.dtype, (op, index) if own else wanted.qparams)
         if key in self.made:
             return self.made[key]
         if _same(stored, wanted):

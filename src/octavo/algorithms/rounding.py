@@ -1,0 +1,92 @@
+"""Scales and codes for one op's weights: the best of what the algorithms propose, by the output error that is left.
+
+With e = w - q the error of one output channel's weights and G the Gram matrix (or covariance) of the op's inputs, the
+channel's squared output error is e.T @ G @ e. Rounding to nearest is always among the proposals, so nothing here is
+ever worse than it, as far as G tells.
+
+Needs: the Gram matrix of the op's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from octavo.algorithms import descent, gptq, weight_scales
+from octavo.calibrate.halves import in_blocks
+from octavo.qtypes import QType
+
+Improve = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, QType], np.ndarray]
+
+
+@dataclass
+class Rounding:
+    """One op's weights and what is known of its inputs.
+
+    Attributes:
+      weights: (groups, outputs, features), real values.
+      gram: (groups * blocks, block, block); products across blocks are left out.
+      qtype: the weights' type.
+      thorough: go over the codes again.
+    """
+
+    weights: np.ndarray
+    gram: np.ndarray
+    qtype: QType
+    thorough: bool = False
+
+    def __post_init__(self) -> None:
+        groups, outputs, _ = self.weights.shape
+        count, block = self.gram.shape[:2]
+        flat = in_blocks(np.asarray(self.weights, np.float64).reshape(groups * outputs, -1), block)
+        self._blocks = flat.reshape(groups, outputs, -1, block).swapaxes(1, 2).reshape(count, outputs, block)
+        self._factors = gptq.factor(self.gram)
+
+    def best_scales(self, scales: np.ndarray) -> np.ndarray:
+        """For each channel (or for all, if they share one) the scale whose codes leave the least output error.
+
+        Args:
+          scales: (groups, outputs, 1) or (1, 1, 1): those that the largest weights ask for.
+        """
+        importance = self._factors.importance.reshape(len(self.weights), -1)[:, : self.weights.shape[2]]
+        searched = weight_scales.best_scales(self.weights, importance, scales, self.qtype)
+        tried = [np.asarray(scales, np.float32), ((scales + searched) / 2).astype(np.float32), searched]
+        left = [self._left(proposed) for proposed in tried]
+        best = np.argmin(left, axis=0)
+        return np.choose(best, tried)
+
+    def _left(self, scales: np.ndarray) -> np.ndarray:
+        """Output error with these scales: the shape of `scales`."""
+        spread = self._spread(scales)
+        errors = output_errors(self._blocks, self._rounded(spread), spread, self.gram)
+        groups, outputs, _ = self.weights.shape
+        by_channel = errors.reshape(groups, -1, outputs).sum(axis=1)[:, :, None]
+        return by_channel if scales.size > 1 else by_channel.sum(keepdims=True)
+
+    def codes(self, scales: np.ndarray) -> np.ndarray:
+        """int8, the shape of the weights: the codes that leave the least output error."""
+        groups, outputs, features = self.weights.shape
+        found = self._rounded(self._spread(scales), descent.improve if self.thorough else None)
+        joined = found.reshape(groups, -1, outputs, found.shape[2]).swapaxes(1, 2)
+        return joined.reshape(groups, outputs, -1)[:, :, :features]
+
+    def _spread(self, scales: np.ndarray) -> np.ndarray:
+        """A scale for every row of the blocks: (groups * blocks, outputs, 1)."""
+        groups, outputs, _ = self.weights.shape
+        return np.broadcast_to(scales, (groups, outputs, 1)).repeat(len(self.gram) // groups, axis=0)
+
+    def _rounded(self, scales: np.ndarray, improve: Improve | None = None) -> np.ndarray:
+        codes = gptq.round_weights(self._blocks, scales, self._factors, self.qtype)
+        if improve is not None:
+            codes = improve(self._blocks, codes, scales, self.gram, self.qtype)
+        nearest = np.clip(np.rint(self._blocks / scales), self.qtype.qmin, self.qtype.qmax)
+        better, plain = (output_errors(self._blocks, made, scales, self.gram) for made in (codes, nearest))
+        return np.where((better < plain)[:, :, None], codes, nearest).astype(np.int8)
+
+
+def output_errors(weights: np.ndarray, codes: np.ndarray, scales: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    """(groups, outputs): e.T @ G @ e for the error e of each output channel."""
+    left = weights - codes * np.asarray(scales, np.float64)
+    return ((left @ gram) * left).sum(axis=2)

@@ -1,0 +1,92 @@
+"""Moments of two halves of the samples, kept apart: what only one half shows is chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from octavo.calibrate.observers import Moments
+
+
+@dataclass
+class Halves:
+    """`Moments` of all samples, and of two halves of them.
+
+    To which half a sample belongs follows from its own bytes, so that the order of samples makes no difference.
+
+    Attributes:
+      parts: the moments of each half.
+      samples: number of samples.
+    """
+
+    parts: tuple[Moments, Moments]
+    samples: int = 0
+
+    @classmethod
+    def empty(cls, block: int, gram: bool) -> Halves:
+        return cls((Moments(block, gram), Moments(block, gram)))
+
+    @property
+    def block(self) -> int:
+        """How many features a block of second moments spans."""
+        return self.parts[0].block
+
+    @property
+    def count(self) -> int:
+        """Number of vectors."""
+        return sum(part.count for part in self.parts)
+
+    def update(self, rows: np.ndarray, half: int) -> None:
+        """Add one sample's vectors, (positions, groups, features), to a half: 0 or 1."""
+        self.parts[half].update(rows)
+        self.samples += 1
+
+    def settle(self) -> None:
+        """Add up what waits."""
+        for part in self.parts:
+            part.settle()
+
+    def merge(self, other: Halves) -> Halves:
+        """The moments of both sets of vectors together; exact."""
+        first, second = (mine.merge(theirs) for mine, theirs in zip(self.parts, other.parts, strict=True))
+        return Halves((first, second), self.samples + other.samples)
+
+    def mean(self) -> np.ndarray | None:
+        """(groups, features), float64; None if all inputs were zero."""
+        return _average([(part.count, part.mean()) for part in self.parts])
+
+    def second(self) -> np.ndarray | None:
+        """Mean products: (groups * blocks, block, block), float64; None if all inputs were zero or only means kept."""
+        return _average([(part.count, part.second()) for part in self.parts])
+
+    def covariances(self) -> list[tuple[int, np.ndarray]]:
+        """(number of vectors, how they scatter around the mean of all) of each half that saw something but zeros.
+
+        In blocks as in `second`; float64.
+        """
+        together = self.mean()
+        found = []
+        for part in self.parts:
+            mean, second = part.mean(), part.second()
+            if mean is not None and second is not None and together is not None:
+                own, common = in_blocks(mean, part.block), in_blocks(together, part.block)
+                crossed = own[:, :, None] * common[:, None, :]
+                middle = common[:, :, None] * common[:, None, :]
+                found.append((part.count, second - crossed - crossed.swapaxes(1, 2) + middle))
+        return found
+
+
+def in_blocks(values: np.ndarray, block: int) -> np.ndarray:
+    """(groups, features) as (groups * blocks, block), padded with zeros."""
+    groups, features = values.shape
+    blocks = -(-features // block)
+    return np.pad(values, ((0, 0), (0, blocks * block - features))).reshape(groups * blocks, block)
+
+
+def _average(parts: list[tuple[int, np.ndarray | None]]) -> np.ndarray | None:
+    """The mean of means, each with its count; a half of which there is none counts as zeros."""
+    known = [(count, values) for count, values in parts if values is not None]
+    if not known:
+        return None
+    return np.sum([count * values for count, values in known], axis=0) / sum(count for count, _ in parts)
