@@ -1,0 +1,313 @@
+"""Work on many samples or variants, here or on many workers: the one place that knows how.
+
+Work begins in this process. If what is left would take much longer than starting processes, it moves to one process per
+core; in `joblib.parallel_config(backend=...)` it goes to whatever workers that names, Dask's and Ray's among them.
+Results are merged in the order in which they come: a `Work` must see to it that the order doesn't matter, nor where one
+worker's share ends.
+
+The data is sent in batches, and only as fast as it is worked off, so memory doesn't grow with the data. What was with a
+worker that died is done again by another.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from octavo.errors import OctavoError, RunError
+from octavo.progress import task
+
+WORTH_SECONDS = 5.0  # to be saved; starting a process that imports octavo and opens a model takes about two
+MEMORY = 2 << 30  # bytes that all local workers may hold together
+_BATCH_SECONDS = (0.5, 30.0)  # work that is sent at a time: enough to pay for the way, little enough to be lost
+_BATCH_BYTES = 64 << 20
+_STALLED_SECONDS = 600.0  # without any result: joblib doesn't always hear of a worker's death
+_TRIES = 3
+
+
+class Unit(Protocol):
+    """A small piece of work, in the data's own order."""
+
+    @property
+    def count(self) -> int:
+        """How much it is, in samples or whatever the bar counts."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to send."""
+        ...
+
+    def place(self, index: int = 0) -> str:
+        """Where it comes from, for messages."""
+        ...
+
+
+U = TypeVar("U", bound=Unit)
+S = TypeVar("S")
+V = TypeVar("V", bound=Unit, contravariant=True)
+
+
+class Work(Protocol[V, S]):
+    """What to do with each unit. Is sent to workers once, pickled; one thread at a time uses a copy.
+
+    A state is a result so far; what `pack` makes of it can be pickled, and understood by another copy.
+    """
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that a copy takes, about."""
+        ...
+
+    def start(self) -> S:
+        """The result of nothing."""
+        ...
+
+    def add(self, state: S, unit: V) -> None:
+        """Do one unit and add it to a result."""
+        ...
+
+    def pack(self, state: S) -> Any:
+        """A finished result, to be sent."""
+        ...
+
+    def merge(self, state: S, packed: Any) -> None:
+        """Add to a result one that was packed elsewhere."""
+        ...
+
+
+def reduce(
+    work: Work[U, S], units: Iterable[U], total: int | None = None, description: str = "", progress: bool = False
+) -> S:
+    """The merged result of all units.
+
+    Args:
+      work: what to do.
+      units: read lazily, in this process.
+      total: sum of their counts, if it is known.
+      description: what the progress bar says.
+      progress: show it.
+
+    Raises:
+      OctavoError: whatever `work` or `units` raise.
+      RunError: workers die each time over the same units; says which.
+    """
+    state = work.start()
+    source = iter(units)
+    with task(description, total, progress) as shown:
+        pace = _Pace(work, total)
+        for unit in source:
+            work.add(state, unit)
+            shown.advance(unit.count)
+            if pace.leaves(unit.count):
+                break
+        else:
+            return state
+        for packed, count in _elsewhere(work, source, pace):
+            work.merge(state, packed)
+            shown.advance(count)
+    return state
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def configured() -> bool:
+    """Whether the caller said, with `joblib.parallel_config`, where work is to be done."""
+    return "joblib" in sys.modules and not getattr(_own, "busy", False) and _active() is not None
+
+
+# ---------------------------------------------------------------- where, and how much at a time
+
+
+def _active() -> int | None:
+    """The number of jobs that `parallel_config` asks for, -1 for all workers; None outside of one.
+
+    Raises:
+      RunError: a backend that can't work.
+    """
+    from joblib.parallel import BACKENDS, DEFAULT_BACKEND, get_active_backend
+
+    found: Any = get_active_backend()
+    backend, n_jobs = found
+    if type(backend) is BACKENDS.get("multiprocessing"):
+        raise RunError(
+            "joblib's backend 'multiprocessing' forks this process, which LiteRT's threads don't survive: use 'loky'"
+        )
+    if n_jobs is None and type(backend) is BACKENDS[DEFAULT_BACKEND]:
+        return None
+    return -1 if n_jobs is None else int(n_jobs)
+
+
+class _Pace:
+    """Watches how fast work goes here, and tells whether and in what portions to give it away."""
+
+    def __init__(self, work: Work[Any, Any], total: int | None) -> None:
+        busy = getattr(_own, "busy", False)
+        self.n_jobs = None if busy or "joblib" not in sys.modules else _active()
+        local = min(usable_cores(), max(1, MEMORY // max(1, work.nbytes)))
+        self.workers = 1 if busy or self.n_jobs == 1 else local
+        self._total = total
+        self._done = 0
+        self._start = time.perf_counter()
+
+    def leaves(self, count: int) -> bool:
+        """Whether to go elsewhere with what is left, now that `count` more samples are done."""
+        self._done += count
+        if self.n_jobs not in (None, 1):
+            return True
+        if self.workers == 1:
+            return False
+        left = self._seconds_each * (self._done if self._total is None else self._total - self._done)
+        return left * (1 - 1 / self.workers) > WORTH_SECONDS
+
+    @property
+    def _seconds_each(self) -> float:
+        return (time.perf_counter() - self._start) / max(self._done, 1)
+
+    def batches(self, units: Iterable[U], workers: int) -> Iterator[list[U]]:
+        """Units in portions of a sensible time and size."""
+        each = max(self._seconds_each, 1e-7)
+        left = 4 * _BATCH_SECONDS[0] / each if self._total is None else max(self._total - self._done, 1) / (4 * workers)
+        most = float(np.clip(left, _BATCH_SECONDS[0] / each, _BATCH_SECONDS[1] / each))
+        held: list[U] = []
+        for unit in units:
+            held.append(unit)
+            if sum(u.count for u in held) >= most or sum(u.nbytes for u in held) >= _BATCH_BYTES:
+                yield held
+                held = []
+        if held:
+            yield held
+
+
+# ---------------------------------------------------------------- on the workers
+
+
+class _Failed(Exception):  # noqa: N818
+    """Carries an exception of the work itself, to be told from those of the machinery around it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+_own = threading.local()  # of each thread of a worker: the work that it has a copy of
+
+
+def _carry_out(key: str, payload: np.ndarray, number: int, units: list[Any]) -> tuple[int, Any]:
+    """One batch on a worker."""
+    if getattr(_own, "key", None) != key:
+        _own.key, _own.work = None, None  # first let go of the last one's model
+        _own.key, _own.work = key, pickle.loads(payload.tobytes())
+    before, _own.busy = getattr(_own, "busy", False), True
+    try:
+        state = _own.work.start()
+        for unit in units:
+            _own.work.add(state, unit)
+        return number, _own.work.pack(state)
+    except Exception as error:
+        raise _Failed(_portable(error)) from error
+    finally:
+        _own.busy = before
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception itself if it survives pickling, else its message."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RunError(str(error)) if isinstance(error, OctavoError) else RuntimeError(repr(error))
+    return error
+
+
+# ---------------------------------------------------------------- from here
+
+
+@dataclass
+class _Dispatch:
+    """One piece of work on its way to the workers."""
+
+    payload: np.ndarray
+    n_jobs: int
+    stalled: float
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def results(self, batches: Iterable[tuple[int, list[Any]]]) -> Iterator[tuple[int, Any]]:
+        """(number, result) of each batch, as they are done. Raises what the work raises, or anything that joblib does.
+
+        The batches are read in joblib's threads, some ahead of the work.
+        """
+        import joblib
+
+        work = joblib.delayed(_carry_out)
+        ways: dict[str, Any] = {"batch_size": 1, "pre_dispatch": "2*n_jobs", "timeout": self.stalled}
+        run: Any = joblib.Parallel(self.n_jobs, return_as="generator_unordered", **ways)
+        return iter(run(work(self.key, self.payload, number, batch) for number, batch in batches))
+
+    def again(self, number: int, batch: list[Any], error: Exception) -> Any:
+        """A batch that was with lost workers, by itself: if it kills its worker again, it is to blame."""
+        for _ in range(_TRIES - 1):
+            try:
+                return next(self.results([(number, batch)]))[1]
+            except (_Failed, OctavoError):
+                raise
+            except Exception as latest:
+                error = latest
+        first, last = batch[0].place(), batch[-1].place(batch[-1].count - 1)
+        where = first if first == last else f"{first} to {last}"
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise RunError(
+            f"{where}: workers were lost {_TRIES} times over this ({reason}): they may be out of memory, or the "
+            "runtime crashes on these samples"
+        ) from error
+
+
+def _elsewhere(work: Work[U, Any], units: Iterator[U], pace: _Pace) -> Iterator[tuple[Any, int]]:
+    """(packed result, count) of batches of units, in whatever order workers finish them."""
+    import cloudpickle
+    import joblib
+
+    n_jobs = pace.n_jobs or pace.workers
+    workers = max(1, joblib.effective_n_jobs(n_jobs))
+    payload = np.frombuffer(cloudpickle.dumps(work), np.uint8)
+    dispatch = _Dispatch(payload, n_jobs, _STALLED_SECONDS)
+    fresh = enumerate(pace.batches(units, workers))
+    waiting: dict[int, list[U]] = {}
+    lock = threading.Lock()
+
+    def due() -> Iterator[tuple[int, list[U]]]:
+        while True:
+            with lock:
+                number, batch = next(fresh, (None, None))
+                if number is None or batch is None:
+                    return
+                waiting[number] = batch
+            yield number, batch
+
+    try:
+        while True:
+            try:
+                for number, result in dispatch.results(due()):
+                    yield result, sum(unit.count for unit in waiting.pop(number))
+                return
+            except (_Failed, OctavoError):
+                raise
+            except Exception as error:
+                for number in sorted(waiting):
+                    result = dispatch.again(number, waiting[number], error)
+                    yield result, sum(unit.count for unit in waiting.pop(number))
+    except _Failed as failed:
+        raise failed.error from None
