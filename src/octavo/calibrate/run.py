@@ -1,7 +1,7 @@
 """Run a float model on representative data and note what the algorithms need to know of every tensor.
 
 The copy that runs gives out every float tensor as an output (see `expose`): that way the runtime's fastest kernels can
-be used and still nothing inside is hidden or overwritten. One sample is in memory at a time.
+be used and still nothing inside is hidden or overwritten. A few samples are in memory at a time.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from octavo.calibrate.blocks import Block, blocks
 from octavo.calibrate.expose import Window, entries
 from octavo.calibrate.halves import Halves
 from octavo.calibrate.observers import Histogram, MinMax
-from octavo.calibrate.sequences import step_count, steps
-from octavo.errors import DataError
+from octavo.calibrate.sequences import step_count
+from octavo.errors import DataError, RunError
 from octavo.graph import Op, Program, Signature, Tensor
-from octavo.progress import track
+from octavo.parallel import reduce
 from octavo.unfold import data_of, input_rows, matrix_shape
 
 _VALUES = 16384  # of each tensor and sample go into its histogram
@@ -69,7 +71,7 @@ class Statistics:
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both sets of samples together, of the same program."""
         return Statistics(
-            {tensor: seen.merge(other.bounds[tensor]) for tensor, seen in self.bounds.items()},
+            _merged(self.bounds, other.bounds),
             _merged(self.histograms, other.histograms),
             _merged(self.moments, other.moments),
             {**self.recorded, **other.recorded},
@@ -100,23 +102,87 @@ def collect(program: Program, data: Any, progress: bool = False, needs: Needs | 
       RunError: the runtime can't run the model.
     """
     needs = needs or Needs()
-    views = [(Window(program, signature), given) for signature, given in _by_entry(program, data)]
-    watched = list(dict.fromkeys(tensor for window, _ in views for tensor in window.watched))
-    found = _empty(watched, needs)
-    reached: set[Tensor] = set()
-    for window, given in views:
-        count = step_count(given, window.specs)
-        for sample, anew in track(steps(given, window.specs), "calibrating", count, progress):
-            arrays = [sample[spec.name] for spec in window.specs]
-            seed = _seed(arrays)
-            rng = np.random.default_rng(seed)
-            for values in window.runs(arrays, anew):
-                reached.update(values)
-                _update(found, values, needs, rng, seed % 2)
+    passes = [(_Pass(program, signature, needs), given) for signature, given in _by_entry(program, data)]
+    found, reached = Statistics(), set()
+    for (one, given), specs in zip(passes, [one.window.specs for one, _ in passes], strict=True):
+        seen = reduce(one, blocks(given, specs), step_count(given, specs), "calibrating", progress)
+        found, reached = found.merge(seen.found), reached | seen.reached
     # An op that no sample reached (in a branch that none took) has no statistics.
     found.moments = {op: moments for op, moments in found.moments.items() if data_of(op) in reached}
     found.histograms = {tensor: seen for tensor, seen in found.histograms.items() if tensor in reached}
     return found
+
+
+@dataclass
+class _Seen:
+    """What a pass found so far."""
+
+    found: Statistics
+    reached: set[Tensor] = field(default_factory=set)
+
+
+def _parts(found: Statistics) -> tuple[dict[Any, Any], ...]:
+    return found.bounds, found.histograms, found.moments
+
+
+_Packed = tuple[list[dict[int, Any]], set[int]]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One entry point of a program, to be shown samples: the `octavo.parallel.Work` of calibration."""
+
+    program: Program
+    signature: Signature | None
+    needs: Needs
+
+    @cached_property
+    def window(self) -> Window:
+        return Window(self.program, self.signature)
+
+    @cached_property
+    def members(self) -> list[Any]:
+        return [*self.program.tensors(), *self.program.ops()]
+
+    @property
+    def nbytes(self) -> int:
+        """Weights, and as many Gram matrices as may be kept."""
+        return sum(tensor.nbytes for tensor in self.program.tensors()) + (_GRAM_BYTES if self.needs.gram else 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"program": self.program, "signature": self.signature, "needs": self.needs}
+
+    def start(self) -> _Seen:
+        return _Seen(_empty(self.window.watched, self.needs))
+
+    def add(self, state: _Seen, unit: Block) -> None:
+        for index, (sample, anew) in enumerate(unit.steps(self.window.specs)):
+            try:
+                self._show(state, sample, anew)
+            except RunError as error:
+                raise RunError(f"{unit.place(index)}: {error}") from error
+
+    def pack(self, state: _Seen) -> _Packed:
+        """The statistics with tensors and ops as numbers, for each copy of the program has its own."""
+        numbers = {member: number for number, member in enumerate(self.members)}
+        parts = [{numbers[key]: value for key, value in part.items()} for part in _parts(state.found)]
+        return parts, {numbers[tensor] for tensor in state.reached}
+
+    def merge(self, state: _Seen, packed: _Packed) -> None:
+        parts, reached = packed
+        for known, new in zip(_parts(state.found), parts, strict=True):
+            for number in list(new):  # one by one: Gram matrices are large
+                member, value = self.members[number], new.pop(number)
+                known[member] = known[member].merge(value) if member in known else value
+        state.reached |= {self.members[number] for number in reached}
+
+    def _show(self, state: _Seen, sample: dict[str, np.ndarray], anew: bool) -> None:
+        arrays = [sample[spec.name] for spec in self.window.specs]
+        seed = _seed(arrays)
+        rng = np.random.default_rng(seed)
+        for values in self.window.runs(arrays, anew):
+            state.reached.update(values)
+            _update(state.found, values, self.needs, rng, seed % 2)
 
 
 def _by_entry(program: Program, data: Any) -> list[tuple[Signature | None, Any]]:
