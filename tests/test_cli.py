@@ -19,7 +19,7 @@ from octavo.cli import cli, main
 from octavo.graph import DType, Graph, Op, Program, Signature, Tensor
 from octavo.model import Model
 
-COMMANDS = ("demo", "convert", "quantize", "evaluate", "compare", "inspect", "show", "bundle")
+COMMANDS = ("demo", "convert", "quantize", "evaluate", "compare", "inspect", "show", "check", "bundle")
 VARIANTS = ("float32", "float16", "dynamic_range", "integer_float_io", "integer_only")
 SAMPLES, FEATURES, CLASSES = 120, 64, 24  # 1,536 weights: above the least number that dynamic range quantizes
 SLOWEST_HELP = 0.4  # seconds; measured: 0.06
@@ -123,7 +123,7 @@ class TestUsage:
         ("arguments", "message"),
         [
             (["quantise"], "No such command 'quantise'"),
-            (["quantize", "model.tflite", "-o", "x.tflite"], "Give one of --to, --recipe and --max-drop"),
+            (["quantize", "model.tflite", "-o", "x.tflite"], "Give one of --to, --target, --recipe and --max-drop"),
             (["quantize", "model.tflite", "-o", "x.tflite", "--to", "int3"], "'int3' is not one of 'float16'"),
             (["quantize", "model.tflite", "-o", "x.tflite", "--to", "integer"], "needs representative samples"),
             (["quantize", "m", "-o", "x", "--to", "float16", "--io", "int8"], "keeps inputs and outputs in float"),

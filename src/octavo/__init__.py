@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from octavo.inspect import Inspection, inspect
     from octavo.marks import fake_quant
+    from octavo.metadata import Metadata, read_metadata, write_metadata
     from octavo.model import Model
     from octavo.recipe import (
         IO,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from octavo.recipe_file import load_recipe, save_recipe
     from octavo.runtime.evaluate import Evaluation, evaluate
     from octavo.runtime.runner import Runner
+    from octavo.scaling import fold_scaling
     from octavo.search import SearchResult, search
 
 __version__ = "0.1.0"
@@ -68,6 +70,7 @@ _PUBLIC = {
     ),
     "octavo.inspect": ("Inspection", "inspect"),
     "octavo.marks": ("fake_quant",),
+    "octavo.metadata": ("Metadata", "read_metadata", "write_metadata"),
     "octavo.model": ("Model",),
     "octavo.recipe": (
         "IO",
@@ -81,6 +84,7 @@ _PUBLIC = {
         "weight_only",
     ),
     "octavo.recipe_file": ("load_recipe", "save_recipe"),
+    "octavo.scaling": ("fold_scaling",),
     "octavo.search": ("SearchResult", "search"),
     "octavo.runtime.evaluate": ("Evaluation", "evaluate"),
     "octavo.runtime.runner": ("Runner",),
@@ -96,6 +100,7 @@ __all__ = [
     "Evaluation",
     "GraphError",
     "Inspection",
+    "Metadata",
     "MissingDependencyError",
     "Model",
     "ModelFileError",
@@ -121,16 +126,19 @@ __all__ = [
     "fake_quant",
     "fix_shapes",
     "float16",
+    "fold_scaling",
     "inspect",
     "integer",
     "keep_float",
     "load",
     "load_recipe",
     "quantize",
+    "read_metadata",
     "save_recipe",
     "search",
     "shards",
     "weight_only",
+    "write_metadata",
 ]
 
 

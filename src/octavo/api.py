@@ -13,12 +13,13 @@ from octavo.algorithms.refine import needs, ranges, refine
 from octavo.calibrate.data import count_hint
 from octavo.calibrate.run import Needs, Statistics, collect
 from octavo.errors import RecipeError
-from octavo.graph.queries import quantization_kind, quantized_tensors, recorded_ranges
+from octavo.graph.queries import is_trained, quantization_kind, quantized_tensors, recorded_ranges
 from octavo.model import Model
 from octavo.passes.apply import apply
 from octavo.passes.dequantize import dequantize as dequantize_program
 from octavo.passes.fake_quant_marks import fake_quant_marks
 from octavo.passes.fix_shapes import fix_shapes as fix_program_shapes
+from octavo.passes.fold_scaling import check_codes
 from octavo.passes.pipeline import normalise
 from octavo.passes.soften_masks import soften_masks
 from octavo.plan import plan
@@ -189,9 +190,9 @@ def observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) -
     """
     recorded = recorded_ranges(prepared.program)
     if calibration is not None:
-        wanted = Needs() if recorded else needs(prepared.program, recipe, count_hint(calibration))
+        wanted = Needs() if is_trained(prepared.program) else needs(prepared.program, recipe, count_hint(calibration))
         return replace(collect(prepared.program, calibration, progress, wanted), recorded=recorded)
-    if not recorded:
+    if not is_trained(prepared.program):
         raise RecipeError("integer quantization needs representative data: pass calibration=samples (100 are enough)")
     for graph in prepared.program.graphs:
         recorded = spread(graph, recorded)
@@ -213,4 +214,7 @@ def carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model
         decided = plan(program, recipe, chosen, observed)
         refine(program, decided, recipe, {ops[op]: moments for op, moments in seen.moments.items()})
     apply(program, decided)
+    if not is_trained(source):
+        for wanted, written in zip(source.main.inputs, program.main.inputs, strict=True):
+            check_codes(wanted, written)
     return Model(program, tuple(decided.decisions.values()), prepared.notes)

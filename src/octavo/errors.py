@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class OctavoError(Exception):
@@ -73,3 +74,15 @@ class NotIntegerError(RecipeError):
         super().__init__(
             f"{where} can't be integer-only: {len(self.refusals)} op(s) have no integer form: {listed}. {remedy}"
         )
+
+
+class TargetError(RecipeError):
+    """A model can't be quantized so that it runs in full on its target.
+
+    Attributes:
+      findings: everything that stands in the way (`octavo.targets.check.Finding`).
+    """
+
+    def __init__(self, what: str, findings: Sequence[Any], reasons: Sequence[str]) -> None:
+        self.findings = tuple(findings)
+        super().__init__(f"{what}: {'. '.join(reasons)}")

@@ -12,6 +12,7 @@ import click
 
 import octavo
 from octavo.cli.bundle import bundle
+from octavo.cli.check import check
 from octavo.cli.compare import compare
 from octavo.cli.convert import convert
 from octavo.cli.demo import demo

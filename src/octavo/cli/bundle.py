@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 import octavo
+from octavo.cli.device import scaled, scaling_options
 from octavo.cli.models import load_model, load_samples, spread
 from octavo.console import (
     PATH,
@@ -34,6 +35,7 @@ from octavo.console import (
     "--effort", type=click.Choice(["fast", "balanced", "best"]), help="As in 'quantize'; balanced by default."
 )
 @click.option("--name", metavar="NAME", help="C++ namespace; by default the folder's name.")
+@scaling_options
 @preparing_options
 @force_option
 @json_option
@@ -61,8 +63,9 @@ def bundle(
       octavo bundle model.tflite -o firmware/model --data train.npz
     """
     loaded = prepared(load_model(model), shapes, dequantize)
-    x = None if data is None else spread(load_samples(data, loaded, "train")[0], samples)
+    recipe = octavo.integer(fallback=False, io=io, effort=effort or "balanced")
+    loaded, x = scaled(loaded, None if data is None else load_samples(data, loaded, "train")[0], recipe)
+    x = None if x is None else spread(x, samples)
     asked = io is not None or effort is not None
-    recipe = octavo.integer(fallback=False, io=io, effort=effort or "balanced") if asked else None
-    made = octavo.bundle(loaded, output, x, recipe=recipe, name=name, overwrite=force, progress=True)
+    made = octavo.bundle(loaded, output, x, recipe=recipe if asked else None, name=name, overwrite=force, progress=True)
     click.echo(json.dumps(made.as_dict(), indent=2) if as_json else str(made))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 import octavo
+from octavo.cli.device import described, metadata_options
 from octavo.cli.models import save_model
 from octavo.console import (
     PATH,
@@ -33,6 +34,7 @@ from octavo.console import (
     show_default=True,
     help="Batch size in the file; 'none' keeps it dynamic where the model allows.",
 )
+@metadata_options
 @preparing_options
 @json_option
 @debug_option
@@ -47,6 +49,7 @@ def convert(
     """
     check_output(output, force)
     model = prepared(octavo.convert(source, batch=batch), shapes, dequantize)
+    model = described(model)
     if as_json:
         model.save(output)
         click.echo(json.dumps({"file": str(output), "bytes": model.nbytes, "ops": len(model.describe().rows)}))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 import octavo
+from octavo.cli.device import described, metadata_options, scaled, scaling_options
 from octavo.cli.models import load_model, load_samples, save_model, spread
 from octavo.console import (
     PATH,
@@ -60,6 +61,8 @@ _SCHEMES = {
     help="Types of inputs and outputs: uint8, int8, float32, or input=uint8,output=float32. "
     "By default float32 for integer, and int8 for integer-only.",
 )
+@scaling_options
+@metadata_options
 @preparing_options
 @json_option
 @debug_option
@@ -105,6 +108,7 @@ def quantize(
     check_output(output, force)
     loaded = prepared(load_model(model), shapes, dequantize)
     x, y = (None, None) if data is None else load_samples(data, loaded, "train")
+    loaded, x = scaled(described(loaded), x, request.scheme)
     calibration = None if x is None else spread(x, samples)
     if max_drop is None:
         small = octavo.quantize(loaded, request, calibration, progress=True)

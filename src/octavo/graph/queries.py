@@ -39,6 +39,12 @@ def recorded_ranges(program: Program) -> dict[Tensor, tuple[float, float]]:
     return {tensor: known for tensor, known in found if known is not None}
 
 
+def is_trained(program: Program) -> bool:
+    """Whether training recorded ranges: on more than the inputs, whose ranges may have been given."""
+    inputs = {tensor for graph in program.graphs for tensor in graph.inputs}
+    return any(tensor not in inputs for tensor in recorded_ranges(program))
+
+
 def record_range(tensor: Tensor, low: float, high: float) -> None:
     """Write a range into a tensor's record."""
     known = tensor.extra.get("quantization", {})

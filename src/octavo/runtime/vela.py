@@ -1,7 +1,7 @@
 """Arm's compiler for Ethos-U NPUs, Vela, through the optional package `ethos-u-vela`: what runs on the NPU, how fast.
 
 Vela runs in a child process, in a folder that goes afterwards. It gets the model with numbers for its tensors' names,
-so that what it says about them can be told apart whatever the names are. Its figures are estimates of its own, for a whole chip: see `VelaReport`.
+so that what it says about them can be told apart whatever the names are. Its figures are estimates: see `VelaReport`.
 """
 
 from __future__ import annotations
