@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 import octavo
 from graphs import Builder
 from octavo.cli import main
-from octavo.graph import DType, Program
+from octavo.graph import DType, Op, Program, Tensor
+from octavo.graph.edit import has_static_shape
 from octavo.graph.verify import verify
 from octavo.model import Model
 from octavo.runtime.session import Session
+from test_passes import branching, looping
 
 
 def dynamic_batch() -> Program:
@@ -97,6 +101,71 @@ def test_shapes_that_cannot_run() -> None:
     y = b.op("ADD", [x, b.weights("c", 3, 6)], "out", (3, 6), "AddOptions")
     with pytest.raises(octavo.RunError):
         octavo.fix_shapes(Model(b.program(y)), {"x": (2, 6)})
+
+
+def two_signatures() -> Program:
+    """The dynamic model twice, as signatures "a" and "b"."""
+    program, other = dynamic_batch(), dynamic_batch()
+    program.signatures[0].key, other.signatures[0].key = "a", "b"
+    program.graphs += other.graphs
+    program.signatures += other.signatures
+    return program
+
+
+def test_every_signature_is_fixed() -> None:
+    fixed = octavo.fix_shapes(Model(two_signatures()), {"x": (3, 6)})
+    verify(fixed.program)
+    assert [graph.outputs[0].shape for graph in fixed.program.graphs] == [(3, 2, 4), (3, 2, 4)]
+    apart = octavo.fix_shapes(Model(two_signatures()), {"x": (3, 6), "b/x": (5, 6)})
+    assert [graph.outputs[0].shape for graph in apart.program.graphs] == [(3, 2, 4), (5, 2, 4)]
+    assert [op.code for op in apart.program.graphs[1].ops] == ["FULLY_CONNECTED", "RESHAPE"]
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    given = Session(bytes(Model(two_signatures())), signature="b").run([x])["out"]
+    np.testing.assert_array_equal(Session(bytes(apart), signature="b").run([x])["out"], given)
+
+
+def test_a_signature_without_a_shape_is_named() -> None:
+    with pytest.raises(octavo.RecipeError, match=r"input 'b/x' has the shape .*: it needs a shape"):
+        octavo.fix_shapes(Model(two_signatures()), {"a/x": (3, 6)})
+    with pytest.raises(octavo.RecipeError, match="no input 'c/x': the model has 'a/x', 'b/x'"):
+        octavo.fix_shapes(Model(two_signatures()), {"c/x": (3, 6)})
+
+
+def with_dynamic_batch(program: Program) -> Program:
+    for tensor in program.tensors():
+        if not tensor.is_constant and tensor.shape[:1] == (1,) and len(tensor.shape) == 2:
+            tensor.shape_signature = (-1, *tensor.shape[1:])
+    return program
+
+
+@pytest.mark.parametrize("build", [branching, looping], ids=["if", "while"])
+def test_branches_and_bodies_are_fixed(build: Callable[[], Program]) -> None:
+    model = Model(with_dynamic_batch(build()))
+    fixed = octavo.fix_shapes(model, {"x": (4, 6)})
+    verify(fixed.program)
+    assert all(has_static_shape(tensor) for tensor in fixed.program.tensors())
+    assert {graph.outputs[0].shape for graph in fixed.program.graphs if graph.outputs[0].shape} == {(4, 6)}
+    assert not [note for note in fixed.notes if "stay dynamic" in note]
+    x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    (wanted,), (got,) = (Session(bytes(m)).run([x]).values() for m in (model, fixed))
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_loop_that_changes_a_shape_stays_dynamic() -> None:
+    """Each turn appends its input to what it has."""
+    program = with_dynamic_batch(looping())
+    body = program.graphs[2]
+    y = body.ops[1].outputs[0] if body.ops[1].code == "TANH" else body.outputs[0]
+    longer = body.add_tensor(Tensor("longer", DType.FLOAT32, (1, 6), shape_signature=(-1, 6)))
+    body.ops.append(Op("CONCATENATION", [y, y], [longer], {"axis": 0}, "ConcatenationOptions"))
+    body.outputs[0] = longer
+    fixed = octavo.fix_shapes(Model(program), {"x": (4, 6)})
+    assert fixed.program.main.outputs[0].shape_signature == (-1, 6)
+    assert fixed.program.graphs[2].inputs[0].shape_signature == (-1, 6), "only the first turn has four rows"
+    assert any("stay dynamic" in note for note in fixed.notes)
+    x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    (got,) = Session(bytes(fixed)).run([x]).values()
+    assert got.shape == (32, 6)
 
 
 @pytest.mark.parametrize("shape", ["x=4,6", "4,6"])

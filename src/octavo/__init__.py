@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         RecipeError,
         Refusal,
         RunError,
+        TargetError,
     )
     from octavo.inspect import Inspection, inspect
     from octavo.marks import fake_quant
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from octavo.runtime.runner import Runner
     from octavo.scaling import fold_scaling
     from octavo.search import SearchResult, search
+    from octavo.targets.check import Check, Finding, check
 
 __version__ = "0.1.0"
 
@@ -67,6 +69,7 @@ _PUBLIC = {
         "RecipeError",
         "Refusal",
         "RunError",
+        "TargetError",
     ),
     "octavo.inspect": ("Inspection", "inspect"),
     "octavo.marks": ("fake_quant",),
@@ -86,6 +89,7 @@ _PUBLIC = {
     "octavo.recipe_file": ("load_recipe", "save_recipe"),
     "octavo.scaling": ("fold_scaling",),
     "octavo.search": ("SearchResult", "search"),
+    "octavo.targets.check": ("Check", "Finding", "check"),
     "octavo.runtime.evaluate": ("Evaluation", "evaluate"),
     "octavo.runtime.runner": ("Runner",),
 }
@@ -94,10 +98,12 @@ _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = [
     "IO",
     "Bundle",
+    "Check",
     "Comparison",
     "ConversionError",
     "DataError",
     "Evaluation",
+    "Finding",
     "GraphError",
     "Inspection",
     "Metadata",
@@ -116,8 +122,10 @@ __all__ = [
     "SearchResult",
     "Sequences",
     "Shards",
+    "TargetError",
     "__version__",
     "bundle",
+    "check",
     "compare",
     "convert",
     "dequantize",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from octavo import frontends, tflite
 from octavo.algorithms.refine import needs, ranges, refine
@@ -26,6 +26,9 @@ from octavo.plan import plan
 from octavo.ranges import spread
 from octavo.recipe import IO, Recipe, Scheme, dynamic_range, float16, integer
 from octavo.text import printable
+
+if TYPE_CHECKING:
+    from octavo.targets.rules import Target
 
 Shapes = Mapping[str, Sequence[int]] | Sequence[int]
 
@@ -92,9 +95,10 @@ def convert(source: Any, *, inputs: Any = None, batch: int | None = 1) -> Model:
 
 def quantize(
     model: Model | str | os.PathLike[str] | bytes,
-    recipe: Recipe | Scheme,
+    recipe: Recipe | Scheme | None = None,
     calibration: Any = None,
     *,
+    target: str | Target | None = None,
     shapes: Shapes | None = None,
     dequantize: bool = False,
     progress: bool = False,
@@ -103,16 +107,20 @@ def quantize(
 
     Args:
       model: a float model.
-      recipe: `octavo.float16()`, `dynamic_range()`, `weight_only()`, `integer()`, or a `Recipe` with rules.
+      recipe: `octavo.float16()`, `dynamic_range()`, `weight_only()`, `integer()`, or a `Recipe` with rules. May be left
+        out where a target is given, which then chooses.
       calibration: representative samples, for integer schemes (others round better with them): an array (samples
         first), a list of samples, a generator or a function that makes one, dicts by input name, or batches of (x, y).
         A model from quantization-aware training (`octavo.qat`) brings its ranges along and needs none. A model with
         several signatures takes a dict of such data by signature.
+      target: where it has to run in full, such as "edgetpu" (see `octavo.check`): the target adds the exceptions that
+        it needs to the recipe. What it can't take is refused before anything is calibrated.
       shapes: sizes for dynamic dimensions: input name -> shape, or one shape for a model with one input.
       dequantize: bring a model that is quantized already back to float first.
       progress: show a progress bar.
 
     Raises:
+      TargetError: the model can't run in full on the target, whatever the samples, or not with this recipe.
       NotIntegerError: integer-only was asked for and some ops can't be; lists each and why.
       DataError: unusable samples; names the input and the sample.
       RecipeError: the request contradicts itself, or the model is quantized already.
@@ -120,6 +128,13 @@ def quantize(
     source = model if isinstance(model, Model) else load(model)
     source = _back_to_float(source) if dequantize else source
     prepared = prepare(source if shapes is None else fix_shapes(source, shapes))
+    if target is not None:
+        from octavo.targets import find
+        from octavo.targets.fit import quantize_for
+
+        return quantize_for(prepared, find(target), recipe, calibration, progress)[1]
+    if recipe is None:
+        raise RecipeError("say what to make: pass a recipe such as octavo.integer(), or a target")
     wanted = Recipe.of(recipe)
     if not wanted.needs_ranges and calibration is None:
         return carry_out(prepared, wanted, None)

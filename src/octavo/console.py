@@ -90,6 +90,12 @@ def force_option(command: Command) -> Command:
     return click.option("--force", is_flag=True, help="Overwrite what exists.")(command)
 
 
+def target_option(command: Command) -> Command:
+    """The option --target."""
+    what = "Where it has to run in full: tflm, edgetpu, ethosu55, ethosu65, ethosu85, xnnpack, gpu or hexagon."
+    return click.option("--target", metavar="T", help=what)(command)
+
+
 def json_option(command: Command) -> Command:
     """The flag --json."""
     what = "Print the result as JSON, for programs."
@@ -108,12 +114,6 @@ class Shape(click.ParamType):
         try:
             return name, tuple(int(size) for size in sizes.split(","))
         except ValueError:
-def target_option(command: Command) -> Command:
-    """The option --target."""
-    what = "Where it has to run in full: tflm, edgetpu, ethosu55, ethosu65, ethosu85, xnnpack, gpu or hexagon."
-    return click.option("--target", metavar="T", help=what)(command)
-
-
             self.fail(f"{value!r} is no shape: write input=1,224,224,3", param, ctx)
 
 

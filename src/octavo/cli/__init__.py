@@ -23,7 +23,7 @@ from octavo.cli.show import show
 from octavo.console import Commands, debug_option, run
 
 # In the order in which one needs them, as `--help` lists them.
-_COMMANDS = (demo, convert, quantize, evaluate, compare, inspect, show, bundle)
+_COMMANDS = (demo, convert, quantize, evaluate, compare, inspect, show, check, bundle)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,13 @@ from octavo.console import (
     prepared,
     preparing_options,
     samples_option,
+    target_option,
 )
 from octavo.report.terminal import show as show_result
 
 if TYPE_CHECKING:
     from octavo.recipe import Recipe, Scheme
+    from octavo.targets.rules import Target
 
 # --to and the function of octavo.recipe that makes its scheme.
 _SCHEMES = {
@@ -43,6 +45,7 @@ _SCHEMES = {
 @click.argument("model", type=PATH)
 @output_option
 @click.option("--to", type=click.Choice(list(_SCHEMES)), help="What to make; see above.")
+@target_option
 @click.option("--recipe", metavar="FILE", type=PATH, help="Do what a recipe file says, instead of --to.")
 @click.option("--weights", type=click.Choice(["8", "4"]), help="Bits of the weights; 8 by default.")
 @click.option("--effort", type=click.Choice(["fast", "balanced", "best"]), help="Balanced by default.")
@@ -70,6 +73,7 @@ def quantize(
     model: Path,
     output: Path,
     to: str | None,
+    target: str | None,
     recipe: Path | None,
     weights: str | None,
     effort: str | None,
@@ -94,23 +98,38 @@ def quantize(
     --to integer-only   the same, but such an op is an error
 
     \b
+    --target T          what that target runs in full, or an error that says
+                        why it can't; see octavo check
+
+    \b
     Examples:
       octavo quantize model.keras -o small.tflite --to dynamic-range
       octavo quantize model.tflite -o small.tflite --to integer --data train.npz
+      octavo quantize model.tflite -o small.tflite --target edgetpu --data train.npz
       octavo quantize model.tflite -o small.tflite --to float16 --shape input=1,224,224,3
       octavo quantize model.tflite -o small.tflite --max-drop 0.5 --data test.npz
     """
     settings = {"io": io, "weights": weights, "effort": effort}
-    request = _request(to, recipe, max_drop, {name: value for name, value in settings.items() if value is not None})
+    settings = {name: value for name, value in settings.items() if value is not None}
+    place = _place(target, to, recipe, max_drop, settings)
+    request = _request(to, recipe, max_drop, settings) if place is None or to or recipe else octavo.Recipe(place.scheme)
     if (max_drop is not None or (request.needs_ranges and not dequantize)) and data is None:
-        asked = "--max-drop" if max_drop is not None else f"--to {to}" if to else f"--recipe {recipe}"
+        given = {"--to": to, "--target": target, "--recipe": recipe}
+        named = (f"{name} {value}" for name, value in given.items() if value is not None)
+        asked = "--max-drop" if max_drop is not None else next(named)
         raise click.UsageError(f"{asked} needs representative samples: give --data FILE.npz")
     check_output(output, force)
     loaded = prepared(load_model(model), shapes, dequantize)
     x, y = (None, None) if data is None else load_samples(data, loaded, "train")
     loaded, x = scaled(described(loaded), x, request.scheme)
     calibration = None if x is None else spread(x, samples)
-    if max_drop is None:
+    if place is not None:
+        from octavo.api import prepare
+        from octavo.targets.fit import quantize_for
+
+        asked = request if to or recipe else None
+        request, small = quantize_for(prepare(loaded), place, asked, calibration, progress=True)
+    elif max_drop is None:
         small = octavo.quantize(loaded, request, calibration, progress=True)
     else:
         found = octavo.search(loaded, calibration, max_drop, evaluation=(x, y), scheme=request.scheme, progress=True)
@@ -127,12 +146,31 @@ def quantize(
     save_model(small, output)
 
 
+def _place(
+    name: str | None, to: str | None, recipe: Path | None, max_drop: float | None, settings: dict[str, str]
+) -> Target | None:
+    """The target that --target names; where it alone says what to make, with the settings of the other options."""
+    if name is None:
+        return None
+    from octavo.targets import find
+
+    target = find(name)
+    if max_drop is not None:
+        raise click.UsageError(f"--max-drop mixes precisions, and --target {name} needs its own: give one of them.")
+    if to is not None or recipe is not None or not settings:
+        return target
+    kind = {"integer": "integer" if target.scheme.fallback else "integer-only", "float16": "float16"}
+    sides = target.scheme.io
+    defaults = {"io": f"input={sides.input},output={sides.output}"} if target.scheme.kind == "integer" else {}
+    return replace(target, scheme=_scheme(kind[target.scheme.kind], **{**defaults, **settings}))
+
+
 def _request(to: str | None, file: Path | None, max_drop: float | None, settings: dict[str, str]) -> Recipe:
     """The recipe that the options of `quantize` ask for."""
     if max_drop is not None and file is None:
         to = to or "integer"
     if (to is None) == (file is None):
-        raise click.UsageError("Give one of --to, --recipe and --max-drop.")
+        raise click.UsageError("Give one of --to, --target, --recipe and --max-drop.")
     if file is not None:
         if settings or max_drop is not None:
             raise click.UsageError(f"--recipe {file} says everything: leave out the other options, or edit the file.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from octavo.graph.model import Program, Tensor
+from octavo.graph.model import Graph, Program, Signature, Tensor
+
+_KEY = "octavo"
 
 
 def exposed(program: Program, tensors: Sequence[Tensor]) -> Program:
@@ -15,6 +17,24 @@ def exposed(program: Program, tensors: Sequence[Tensor]) -> Program:
     copy, twins = _twins(program)
     copy.main.outputs = [twins[tensor] for tensor in tensors]
     return copy
+
+
+def opened(program: Program, graph: Graph, tensors: Sequence[Tensor]) -> tuple[Program, str | None]:
+    """A copy that runs any one subgraph and gives out `tensors` of it (each once), in their order.
+
+    Returns:
+      the copy, and the signature by which a session reaches the subgraph; None for the main one.
+    """
+    copy = program.clone()
+    twins = dict(zip(program.tensors(), copy.tensors(), strict=True))
+    own = copy.graphs[program.graphs.index(graph)]
+    own.outputs = [twins[tensor] for tensor in tensors]
+    copy.signatures = []
+    if own is copy.main:
+        return copy, None
+    inputs, outputs = ([(str(i), tensor) for i, tensor in enumerate(listed)] for listed in (own.inputs, own.outputs))
+    copy.signatures = [Signature(_KEY, inputs, outputs, own)]
+    return copy, _KEY
 
 
 def cut(program: Program, fed: Iterable[Tensor], tensors: Sequence[Tensor]) -> Program:

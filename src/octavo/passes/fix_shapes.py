@@ -1,22 +1,25 @@
-"""Dynamic dimensions get the sizes that the user names, through the whole main subgraph.
+"""Dynamic dimensions get the sizes that the user names, through every subgraph.
 
-Algebra: shapes follow from shapes. The model runs once on zeros of the given shapes, which tells the shape of every
+Algebra: shapes follow from shapes. Each subgraph runs once on zeros of the given shapes, which tells the shape of every
 tensor; a tensor's is written down where it follows from shapes and constants alone. SHAPE of such a tensor is a
 constant, and what is computed from it too (see `fold_constants`), so the chains that exporters leave around a dynamic
-batch go away.
+batch go away. A branch or a body gets the shapes that its caller hands it; what comes back is static if both branches
+give the same, or if a loop's turns don't change it.
 
-Refuses (leaves dynamic) what depends on values: WHERE and its like, control flow, and all that reads them.
+Refuses (leaves dynamic) what depends on values: WHERE and its like, and all that reads them; branches and bodies that
+are called from several places, or with resources.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from octavo.errors import OctavoError, RecipeError
-from octavo.graph import Op, Program, Tensor
+from octavo.graph import Graph, Op, Program, Tensor
 from octavo.graph.edit import has_static_shape
+from octavo.passes.drop_dead import called_graphs
 from octavo.passes.fold_constants import fold
 from octavo.text import printable
 
@@ -31,93 +34,164 @@ _DECIDING = {
     "SLICE": (1, 2), "SPACE_TO_BATCH_ND": (1, 2), "SPARSE_TO_DENSE": (1,), "SPLIT": (0,), "SPLIT_V": (1, 2),
     "STRIDED_SLICE": (1, 2, 3), "SUM": (1,), "TILE": (1,), "TOPK_V2": (1,), "TRANSPOSE": (1,), "TRANSPOSE_CONV": (0,),
 }  # fmt: skip
-_BY_VALUE = frozenset({"WHERE", "UNIQUE", "SEGMENT_SUM", "SKIP_GRAM", "IF", "WHILE", "CALL", "READ_VARIABLE",
+_BY_VALUE = frozenset({"WHERE", "UNIQUE", "SEGMENT_SUM", "SKIP_GRAM", "READ_VARIABLE",
                        "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "BROADCAST_ARGS"})  # fmt: skip
 
 
+_CALLS = ("IF", "WHILE", "CALL")
+
+
 def fix_shapes(program: Program, shapes: Mapping[str, Sequence[int]] | Sequence[int]) -> list[str]:
-    """Edit the main subgraph of `program` in place; says what was fixed and what stays dynamic.
+    """Edit every subgraph of `program` in place; says what was fixed and what stays dynamic.
 
     Args:
       program: any program; it must run.
-      shapes: input name -> shape; or one shape, for a model with one input. Inputs without dynamic dimensions may be
-        left out.
+      shapes: input name -> shape, for every signature that has an input of this name; "signature/input" means one
+        signature alone. Or one shape, for a model with one input. Inputs without dynamic dimensions may be left out.
 
     Raises:
       RecipeError: an unknown input, a shape that doesn't fit it, or a dynamic input without one.
       RunError: the model can't run with these shapes.
     """
-    graph = program.main
-    wanted = _wanted(program, shapes)
-    if all(has_static_shape(tensor) for tensor in graph.tensors):
+    wanted = _wanted(_entries(program), shapes)
+    if all(has_static_shape(tensor) for tensor in program.tensors()):
         return []
-    found = _run(program, wanted)
-    for tensor, shape in wanted.items():
-        tensor.shape, tensor.shape_signature = shape, None
-    gone = {op for op in graph.ops if _fix(op, found) and not set(op.outputs) & set(graph.outputs) and fold(op)}
-    graph.ops = [op for op in graph.ops if op not in gone]
-    graph.drop_unused_tensors()
-    named = ", ".join(f"{printable(t.name)}={'x'.join(map(str, shape))}" for t, shape in wanted.items())
-    left = [tensor for op in graph.ops for tensor in op.outputs if not has_static_shape(tensor)]
-    notes = [f"shapes are fixed: {named}"]
+    for graph, sizes in wanted.items():
+        _fix_graph(program, graph, sizes)
+    given = {printable(t.name): "x".join(map(str, shape)) for sizes in wanted.values() for t, shape in sizes.items()}
+    left = [t for op in program.ops() for t in op.outputs if not has_static_shape(t)]
+    notes = [f"shapes are fixed: {', '.join(f'{name}={shape}' for name, shape in given.items())}"]
     return notes + ([f"{len(left)} tensors stay dynamic, such as {printable(left[0].name)!r}"] if left else [])
 
 
-def _wanted(program: Program, shapes: Mapping[str, Sequence[int]] | Sequence[int]) -> dict[Tensor, Shape]:
-    """The shape of every input."""
-    inputs = _input_names(program)
-    if not isinstance(shapes, Mapping):
-        if len(inputs) != 1:
-            raise RecipeError(f"the model has {len(inputs)} inputs ({', '.join(inputs)}): name each one's shape")
-        shapes = {next(iter(inputs)): shapes}
-    unknown = sorted(set(shapes) - set(inputs))
-    if unknown:
-        raise RecipeError(f"there is no input {unknown[0]!r}: the model has {', '.join(map(repr, inputs))}")
-    result = {}
-    for name, tensor in inputs.items():
-        present = tuple(tensor.shape_signature or tensor.shape)
-        shape = tuple(int(n) for n in shapes.get(name, present))
-        fits = len(shape) == len(present) and all(a in (b, -1) for a, b in zip(present, shape, strict=True))
-        if not fits or any(n < 1 for n in shape):
-            shown = ",".join("?" if n < 0 else str(n) for n in present)
-            asked = f"{','.join(map(str, shape))} doesn't fit it" if name in shapes else "it needs a shape"
-            raise RecipeError(f"input {name!r} has the shape {shown}: {asked}; give sizes of 1 or more for each ?")
-        result[tensor] = shape
-    return result
-
-
-def _input_names(program: Program) -> dict[str, Tensor]:
+def _entries(program: Program) -> dict[Graph, tuple[str, dict[str, Tensor]]]:
+    """Each entry point: its signature's name, and its inputs by name. A second signature on a subgraph is left out."""
+    found: dict[Graph, tuple[str, dict[str, Tensor]]] = {}
     for signature in program.signatures:
-        if signature.graph is program.main:
-            return dict(signature.inputs)
-    return {tensor.name: tensor for tensor in program.main.inputs}
+        found.setdefault(signature.graph, (signature.key, dict(signature.inputs)))
+    found.setdefault(program.main, ("", {tensor.name: tensor for tensor in program.main.inputs}))
+    return found
 
 
-def _run(program: Program, wanted: Mapping[Tensor, Shape]) -> dict[Tensor, Shape]:
+def _wanted(
+    entries: Mapping[Graph, tuple[str, dict[str, Tensor]]], shapes: Mapping[str, Sequence[int]] | Sequence[int]
+) -> dict[Graph, dict[Tensor, Shape]]:
+    """The shape of every input of every entry point."""
+    inputs = {f"{key}/{name}": tensor for key, named in entries.values() for name, tensor in named.items()}
+    names = list(dict.fromkeys(name for _, named in entries.values() for name in named))
+    if not isinstance(shapes, Mapping):
+        if len(names) != 1:
+            raise RecipeError(f"the model has {len(names)} inputs ({', '.join(names)}): name each one's shape")
+        shapes = {names[0]: shapes}
+    unknown = sorted(set(shapes) - set(names) - set(inputs))
+    if unknown:
+        known = names if len(entries) == 1 else list(inputs)
+        raise RecipeError(f"there is no input {unknown[0]!r}: the model has {', '.join(map(repr, known))}")
+    return {
+        graph: {
+            tensor: _shape_for(tensor, name, key, shapes.get(f"{key}/{name}", shapes.get(name)), len(entries) > 1)
+            for name, tensor in named.items()
+        }
+        for graph, (key, named) in entries.items()
+    }
+
+
+def _shape_for(tensor: Tensor, name: str, key: str, asked: Sequence[int] | None, several: bool) -> Shape:
+    present = tuple(tensor.shape_signature or tensor.shape)
+    shape = present if asked is None else tuple(int(n) for n in asked)
+    fits = len(shape) == len(present) and all(a in (b, -1) for a, b in zip(present, shape, strict=True))
+    if fits and all(n >= 1 for n in shape):
+        return shape
+    shown = ",".join("?" if n < 0 else str(n) for n in present)
+    problem = "it needs a shape" if asked is None else f"{','.join(map(str, shape))} doesn't fit it"
+    called = f"{key}/{name}" if several else name
+    raise RecipeError(f"input {called!r} has the shape {shown}: {problem}; give sizes of 1 or more for each ?")
+
+
+def _fix_graph(program: Program, graph: Graph, sizes: Mapping[Tensor, Shape]) -> None:
+    """Give the inputs of one subgraph their sizes, and write down what follows."""
+    if all(has_static_shape(tensor) for tensor in graph.tensors) and not any(op.code in _CALLS for op in graph.ops):
+        return
+    found = _run(program, graph, sizes)
+    for tensor, shape in sizes.items():
+        tensor.shape, tensor.shape_signature, tensor.has_rank = shape, None, True
+    gone = set()
+    for op in graph.ops:
+        static = _fix_call(program, op, found) if op.code in _CALLS else _fix(op, found)
+        if static and not set(op.outputs) & set(graph.outputs) and fold(op):
+            gone.add(op)
+    graph.ops = [op for op in graph.ops if op not in gone]
+    graph.drop_unused_tensors()
+
+
+def _fix_call(program: Program, op: Op, found: Mapping[Tensor, Shape]) -> bool:
+    """Fix the subgraphs that an op calls, and then what they give back; whether its outputs are static now."""
+    handed = op.inputs[1:] if op.code == "IF" else op.inputs
+    called = [program.graphs[index] for index in called_graphs(op.options)]
+    callers = [index for other in program.ops() for index in called_graphs(other.options)]
+    alone = all(callers.count(program.graphs.index(graph)) == 1 for graph in called)
+    plain = [t for t in handed if t is not None and has_static_shape(t) and t.dtype.numpy is not None]
+    known = len(plain) == len(handed) and all(len(graph.inputs) == len(handed) for graph in called)
+    if op.code == "WHILE" and not (known and alone and _settles(program, called[-1], [t.shape for t in plain])):
+        return False
+    if alone and known:
+        for graph in called:
+            _fix_graph(program, graph, {t: given.shape for t, given in zip(graph.inputs, plain, strict=True)})
+    shapes = [_static_shapes(graph.outputs) for graph in (called[-1:] if op.code == "WHILE" else called)]
+    if shapes and None not in shapes and all(listed == shapes[0] for listed in shapes):
+        for tensor, shape in zip(op.outputs, shapes[0] or (), strict=True):
+            tensor.shape, tensor.shape_signature, tensor.has_rank = shape, None, True
+    return all(has_static_shape(tensor) for tensor in op.outputs)
+
+
+def _settles(program: Program, body: Graph, shapes: list[Shape]) -> bool:
+    """Whether a turn of a loop gives the very shapes that it is handed; else its first turn proves nothing."""
+    copy = program.clone()
+    trial = copy.graphs[program.graphs.index(body)]
+    _fix_graph(copy, trial, dict(zip(trial.inputs, shapes, strict=True)))
+    return _static_shapes(trial.outputs) == shapes
+
+
+def _static_shapes(tensors: Iterable[Tensor]) -> list[Shape] | None:
+    listed = list(tensors)
+    return [tensor.shape for tensor in listed] if all(has_static_shape(tensor) for tensor in listed) else None
+
+
+def _run(program: Program, graph: Graph, wanted: Mapping[Tensor, Shape]) -> dict[Tensor, Shape]:
     """The shape of every computed tensor, from one run on zeros."""
-    from octavo.graph.views import exposed
+    attempts = [("xnnpack", _BY_VALUE), ("builtin", _BY_VALUE)]  # XNNPACK has ops of its own, and fails on a few shapes
+    if any(op.code in _CALLS for op in graph.ops):
+        attempts.append(("builtin", _BY_VALUE | {*_CALLS}))
+    for kernels, by_value in attempts:
+        try:
+            return _run_on(kernels, program, graph, wanted, by_value)
+        except OctavoError:
+            if (kernels, by_value) == attempts[-1]:
+                raise
+    raise AssertionError("the loop returns or raises")
+
+
+def _run_on(
+    kernels: str, program: Program, graph: Graph, wanted: Mapping[Tensor, Shape], by_value: frozenset[str]
+) -> dict[Tensor, Shape]:
+    from octavo.graph.views import opened
     from octavo.runtime.session import Session
     from octavo.tflite import write
 
-    graph = program.main
+    skipped: set[Tensor] = set()
     computed: list[Tensor] = []
-    by_value: set[Tensor] = set()
     for op in graph.ops:
-        if op.code in _BY_VALUE or any(tensor in by_value for tensor in op.inputs):
-            by_value.update(op.outputs)  # of no use here, and LiteRT can't give out what is empty
+        if op.code in by_value or any(tensor in skipped for tensor in op.inputs):
+            skipped.update(op.outputs)  # of no use here, and LiteRT can't give out what is empty
         else:
             computed += [t for t in op.outputs if t.dtype.numpy is not None and not t.is_variable]
-    arrays = [np.zeros(wanted[tensor], tensor.dtype.numpy) for tensor in graph.inputs]
-    data = write(exposed(program, computed))
-    for kernels in ("xnnpack", "builtin"):  # the former has ops that the latter lacks, and fails on a few shapes
-        try:
-            session = Session(data, kernels=kernels, name=program.source or None)
-            session.resize([array.shape for array in arrays])
-            return dict(zip(computed, (tuple(values.shape) for values in session.invoke(arrays)), strict=True))
-        except OctavoError:
-            if kernels == "builtin":
-                raise
-    raise AssertionError("the loop returns or raises")
+    if not computed:
+        return {}
+    arrays = [np.zeros(wanted.get(tensor, tensor.shape), tensor.dtype.numpy) for tensor in graph.inputs]
+    copy, key = opened(program, graph, computed)
+    session = Session(write(copy), kernels=kernels, signature=key, name=program.source or None)
+    session.resize([array.shape for array in arrays])
+    return dict(zip(computed, (tuple(values.shape) for values in session.invoke(arrays)), strict=True))
 
 
 def _fix(op: Op, found: Mapping[Tensor, Shape]) -> bool:
