@@ -1,0 +1,157 @@
+"""From a target to a recipe: the granularity, the types and the exceptions that it needs, and what it can't take.
+
+Before anything is calibrated, the recipe is carried out on the model with made-up ranges, and what comes out is held
+against the target: types, granularity, versions and the conversions in between are those of the real file, only the
+scales aren't.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from octavo.api import carry_out, observe
+from octavo.errors import TargetError
+from octavo.graph import DType, Op, Program, Tensor
+from octavo.model import Model
+from octavo.passes.apply import apply
+from octavo.plan import plan, why_not_integer
+from octavo.recipe import Recipe, Rule, Scheme, keep_float
+from octavo.targets.check import Finding, grouped, target_findings
+from octavo.targets.rules import Target, data_of, form_of
+
+_Range = tuple[float, float]
+# Above zero, so that no op is held to magnify the rounding of its input (`octavo.judgement`).
+_MADE_UP = (0.5, 1.0)
+
+
+def fit(program: Program, target: Target, request: Recipe | Scheme | None = None) -> Recipe:
+    """The recipe for a float program on a target.
+
+    Args:
+      program: a float model, normalised.
+      target: what it has to run on.
+      request: None: the target's own scheme. A scheme is kept as it is, and the target adds the exceptions that it
+        needs; a recipe with rules is taken as it is.
+
+    Raises:
+      TargetError: what the recipe makes wouldn't run in full on the target; lists every reason.
+    """
+    recipe = request if isinstance(request, Recipe) and request.rules else _adapted(program, target, request)
+    _raise(_left_over(program, target, recipe), f"{program.source or 'the model'} can't be quantized for {target.name}")
+    return recipe
+
+
+def quantize_for(
+    model: Model, target: Target, request: Recipe | Scheme | None, calibration: Any = None, progress: bool = False
+) -> tuple[Recipe, Model]:
+    """Quantize a prepared model so that it runs in full on a target; returns the recipe that did it, too.
+
+    Ops whose scales turn out to be none that the target's integer kernels take stay in float, where it takes that.
+
+    Raises:
+      TargetError: it can't be done; as far as types and sizes tell, before anything is calibrated.
+    """
+    recipe = fit(model.program, target, request)
+    seen = observe(model, recipe, calibration, progress) if recipe.needs_ranges or calibration is not None else None
+    made = carry_out(model, recipe, seen)
+    floats = _floats(made.program, target) if recipe.scheme.fallback else ()
+    if floats:
+        recipe = replace(recipe, rules=(*recipe.rules, *floats))
+        made = carry_out(model, recipe, seen)
+    found = [finding for _, finding in target_findings(made.program, target)]
+    _raise(found, f"{model.name or 'the model'}, quantized, doesn't run in full on {target.name}")
+    return recipe, made
+
+
+def left_over(program: Program, target: Target) -> tuple[Finding, ...]:
+    """What would stand in the way of a float program, quantized for a target."""
+    return _left_over(program, target, _adapted(program, target, None))
+
+
+def _floats(program: Program, target: Target) -> tuple[Rule, ...]:
+    """Rules that leave in float the integer ops that a target takes in float only."""
+    broken = dict.fromkeys(op for op, _ in target_findings(program, target) if op is not None)
+    keys = [op.keys[0] for op in broken if "float32" in _forms(op, target) and "float" not in form_of(op)[0]]
+    return tuple(Rule(keep_float(), kind, glob.escape(name)) for kind, name in keys)
+
+
+def _raise(findings: Sequence[Finding], what: str) -> None:
+    if not findings:
+        return
+    reasons = []
+    for group in grouped(findings):
+        first, more = group[0], f" (and {len(group) - 1} more)" if len(group) > 1 else ""
+        reasons.append(f"{first.op or first.tensor}{more}: {first.what}, but {first.why}; {first.change}")
+    raise TargetError(what, findings, reasons)
+
+
+def _adapted(program: Program, target: Target, request: Recipe | Scheme | None) -> Recipe:
+    """The scheme, with rules for the ops that the target takes in another form only."""
+    scheme = target.scheme if request is None else Recipe.of(request).scheme
+    if scheme.kind != "integer" or scheme.activations is None:
+        return Recipe(scheme)
+    kind = f"int{scheme.activations.bits}"
+    ranges = _made_up(program)
+    ops = [op for op in program.ops() if any(tensor.dtype.is_float for tensor in data_of(op))]
+    floats = {op.code for op in ops if _in_float_only(op, target, kind)}
+    whole = {op.code for op in ops if op.code in target.ops and not target.ops[op.code].per_channel} - floats
+    stays = floats or any(
+        why_not_integer(op, scheme.activations.bits, ranges) and "float32" in _forms(op, target) for op in ops
+    )
+    if request is None and stays:
+        scheme = replace(scheme, fallback=True)
+    rules = [Rule(keep_float(), kind=code) for code in sorted(floats)]
+    if scheme.per_channel:
+        rules += [Rule(replace(scheme, per_channel=False), kind=code) for code in sorted(whole)]
+    return Recipe(scheme, tuple(rules))
+
+
+def _forms(op: Op, target: Target) -> frozenset[str]:
+    known = target.ops.get(op.code)
+    return frozenset() if known is None else known.forms
+
+
+def _in_float_only(op: Op, target: Target, kind: str) -> bool:
+    forms = _forms(op, target)
+    return kind not in forms and "float32" in forms
+
+
+def _made_up(program: Program) -> dict[Tensor, _Range]:
+    return {
+        tensor: _MADE_UP for tensor in program.tensors() if tensor.dtype is DType.FLOAT32 and not tensor.is_constant
+    }
+
+
+def _left_over(program: Program, target: Target, recipe: Recipe) -> tuple[Finding, ...]:
+    """What a target wouldn't take of what a recipe makes of a float program."""
+    ranges = _made_up(program)
+    refused = {op: found for op in program.ops() if (found := _refusal(op, target, recipe, ranges)) is not None}
+    if refused:
+        recipe = replace(recipe, scheme=replace(recipe.scheme, fallback=True))
+    copy = program.clone()
+    made_of = dict(zip(copy.ops(), program.ops(), strict=True))
+    tensors = dict(zip(program.tensors(), copy.tensors(), strict=True))
+    decided = plan(copy, recipe, {tensors[tensor]: bounds for tensor, bounds in ranges.items()})
+    apply(copy, decided)
+    found = list(refused.values())
+    for op, finding in target_findings(copy, target, scales=False):
+        # Around a refused op others stay in float, and conversions stand in between: no reasons of their own.
+        consequence = refused and op is not None and (op not in made_of or decided.decisions[op].reason)
+        if not consequence:
+            found.append(finding)
+    return tuple(found)
+
+
+def _refusal(op: Op, target: Target, recipe: Recipe, ranges: dict[Tensor, _Range]) -> Finding | None:
+    """Why an op that has to be integer can't be."""
+    scheme = recipe.scheme_of(op.keys)
+    if scheme.activations is None or not any(tensor.dtype.is_float for tensor in data_of(op)):
+        return None
+    why = why_not_integer(op, scheme.activations.bits, ranges)
+    if why is None or (recipe.scheme.fallback and "float32" in _forms(op, target)):
+        return None
+    _, reason, remedy = why
+    return Finding(op.name, op.code, "", "float32", reason, remedy or "replace it, or cut the model before it")
