@@ -9,6 +9,7 @@ import pytest
 
 import octavo
 from graphs import Builder
+from octavo import numerics
 from octavo.cli import main
 from octavo.graph import DType, Op, Program, Tensor
 from octavo.graph.edit import has_static_shape
@@ -101,6 +102,20 @@ def test_shapes_that_cannot_run() -> None:
     y = b.op("ADD", [x, b.weights("c", 3, 6)], "out", (3, 6), "AddOptions")
     with pytest.raises(octavo.RunError):
         octavo.fix_shapes(Model(b.program(y)), {"x": (2, 6)})
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "builtin"])
+@pytest.mark.parametrize("scheme", [octavo.float16(0), octavo.dynamic_range(0), octavo.integer()],
+                         ids=["float16", "dynamic range", "int8"])  # fmt: skip
+def test_a_dynamic_batch_is_kept_and_said(scheme: octavo.Scheme, kernels: str) -> None:
+    model, x = Model(dynamic_batch()), np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
+    small = octavo.quantize(model, scheme, x if scheme.kind == "integer" else None)
+    assert "dynamic sizes are kept: x=?,6; --shape fixes them" in small.notes
+    for count in (1, 5):
+        (wanted,) = Session(bytes(model), kernels="builtin").run([x[:count]]).values()
+        (got,) = Session(bytes(small), kernels=kernels).run([x[:count]]).values()
+        assert got.shape == wanted.shape == (count, 2, 4)
+        assert numerics.sqnr_db(wanted, got) > 28
 
 
 def two_signatures() -> Program:

@@ -64,6 +64,21 @@ def fix_shapes(program: Program, shapes: Mapping[str, Sequence[int]] | Sequence[
     return notes + ([f"{len(left)} tensors stay dynamic, such as {printable(left[0].name)!r}"] if left else [])
 
 
+def dynamic_inputs(program: Program) -> list[str]:
+    """A note on the inputs that keep dynamic sizes; empty if there are none."""
+    found = []
+    for key, named in _entries(program).values():
+        for name, tensor in named.items():
+            if not has_static_shape(tensor):
+                called = f"{key}/{name}" if len(program.signatures) > 1 else name
+                found.append(f"{printable(called)}={_shown(tensor)}")
+    return [f"dynamic sizes are kept: {', '.join(found)}; --shape fixes them"] if found else []
+
+
+def _shown(tensor: Tensor) -> str:
+    return ",".join("?" if n < 0 else str(n) for n in tensor.shape_signature or tensor.shape)
+
+
 def _entries(program: Program) -> dict[Graph, tuple[str, dict[str, Tensor]]]:
     """Each entry point: its signature's name, and its inputs by name. A second signature on a subgraph is left out."""
     found: dict[Graph, tuple[str, dict[str, Tensor]]] = {}
@@ -102,10 +117,9 @@ def _shape_for(tensor: Tensor, name: str, key: str, asked: Sequence[int] | None,
     fits = len(shape) == len(present) and all(a in (b, -1) for a, b in zip(present, shape, strict=True))
     if fits and all(n >= 1 for n in shape):
         return shape
-    shown = ",".join("?" if n < 0 else str(n) for n in present)
     problem = "it needs a shape" if asked is None else f"{','.join(map(str, shape))} doesn't fit it"
     called = f"{key}/{name}" if several else name
-    raise RecipeError(f"input {called!r} has the shape {shown}: {problem}; give sizes of 1 or more for each ?")
+    raise RecipeError(f"input {called!r} has the shape {_shown(tensor)}: {problem}; give sizes of 1 or more for each ?")
 
 
 def _fix_graph(program: Program, graph: Graph, sizes: Mapping[Tensor, Shape]) -> None:
