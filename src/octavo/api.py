@@ -75,13 +75,14 @@ def dequantize(model: Model | str | os.PathLike[str] | bytes) -> Model:
 _back_to_float = dequantize  # where a parameter has that name
 
 
-def convert(source: Any, *, inputs: Any = None, batch: int | None = 1) -> Model:
+def convert(source: Any, *, inputs: Any = None, batch: int | None = 1, imports: Sequence[str] = ()) -> Model:
     """Make a float `.tflite` model.
 
     Args:
-      source: a Keras 3 model, a `.keras` file, a JAX function, a `.tflite` file or its bytes.
+      source: a Keras 3 model (on any backend), a `.keras` or `.h5` file, a JAX function, a `.tflite` file or its bytes.
       inputs: for a JAX function: a list of shapes, (shape, dtype) pairs or arrays, or a dict of them by name.
       batch: size of the batch dimension; None keeps it dynamic where the model allows.
+      imports: names of modules that define classes and functions of your own, for a saved Keras model.
 
     Raises:
       ConversionError: the source can't be converted; says which part and what to do.
@@ -89,7 +90,7 @@ def convert(source: Any, *, inputs: Any = None, batch: int | None = 1) -> Model:
     """
     if isinstance(source, Model):
         return source
-    program = frontends.to_program(source, inputs=inputs, batch=batch)
+    program = frontends.to_program(source, inputs=inputs, batch=batch, imports=imports)
     return Model(program, notes=tuple(fake_quant_marks(program)))
 
 

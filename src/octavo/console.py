@@ -25,9 +25,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass
 class Run:
-    """What `run` must know of the arguments when a command fails."""
+    """What `run` must know of the arguments when a command fails, and what is the same for all models of a command.
+
+    Attributes:
+      debug: --debug.
+      imports: --import.
+    """
 
     debug: bool = False
+    imports: tuple[str, ...] = ()
 
 
 class Commands(click.Group):
@@ -64,6 +70,18 @@ def debug_option(command: Command) -> Command:
 
     what = "Show the traceback of an error."
     return click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=note, help=what)(command)
+
+
+def import_option(command: Command) -> Command:
+    """The option --import MODULE, which `cli.models` reads."""
+
+    def note(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
+        ctx.ensure_object(Run).imports = value
+
+    what = "A module that defines layers of your own, for a .keras or .h5 file. Repeatable."
+    return click.option(
+        "--import", "imports", metavar="MODULE", multiple=True, expose_value=False, callback=note, help=what
+    )(command)
 
 
 def data_option(purpose: str, required: bool = False) -> Callable[[Command], Command]:

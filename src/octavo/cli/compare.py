@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import octavo
-from octavo.cli.models import load_model, load_samples, spread
+from octavo.cli.models import is_keras, load_keras, load_model, load_samples, spread
 from octavo.console import (
     PATH,
     check_folder,
@@ -17,6 +17,7 @@ from octavo.console import (
     data_option,
     debug_option,
     force_option,
+    import_option,
     json_option,
     one_line,
     samples_option,
@@ -52,6 +53,7 @@ _PARITY_SAMPLES = 50  # each is run alone, on the reference kernels
     help="Also run the integer-only file on LiteRT's builtin and reference kernels, and on TFLM's if it is installed.",
 )
 @samples_option
+@import_option
 @json_option
 @force_option
 @debug_option
@@ -67,7 +69,7 @@ def compare(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Make every variant of MODEL, a .tflite or .keras file, evaluate each on --data, and print the table.
+    """Make every variant of MODEL, a .tflite, .keras or .h5 file, evaluate each on --data, and print the table.
 
     Without labels in the file, the variants are compared with the float model only. Variants that are in DIR
     already, made from the same model, samples and versions, are not made again.
@@ -154,8 +156,6 @@ def _parity(path: Path, loaded: Model, small: Any, x: dict[str, np.ndarray]) -> 
     """For a model from quantization-aware training: whether the file computes what the model does, layer by layer."""
     from octavo.graph.queries import recorded_ranges
 
-    if small is None or path.suffix != ".keras" or not recorded_ranges(loaded.program):
+    if small is None or not is_keras(path) or not recorded_ranges(loaded.program):
         return None
-    from octavo.frontends.keras import load
-
-    return octavo.qat.parity(load(path), small, {name: array[:_PARITY_SAMPLES] for name, array in x.items()})
+    return octavo.qat.parity(load_keras(path), small, {name: array[:_PARITY_SAMPLES] for name, array in x.items()})

@@ -9,13 +9,14 @@ import click
 
 import octavo
 from octavo.cli.device import described, metadata_options
-from octavo.cli.models import save_model
+from octavo.cli.models import imports, save_model
 from octavo.console import (
     PATH,
     Batch,
     Shapes,
     check_output,
     debug_option,
+    import_option,
     json_option,
     output_option,
     prepared,
@@ -23,7 +24,7 @@ from octavo.console import (
 )
 
 
-@click.command(short_help="Turn a .keras file into a float .tflite file.")
+@click.command(short_help="Turn a .keras, .h5, .pt2 or .onnx file into a float .tflite file.")
 @click.argument("source", type=PATH)
 @output_option
 @click.option(
@@ -34,21 +35,35 @@ from octavo.console import (
     show_default=True,
     help="Batch size in the file; 'none' keeps it dynamic where the model allows.",
 )
+@click.option(
+    "--channels-last", is_flag=True, help="From PyTorch: images as (batch, height, width, channels), not channels first."
+)
 @metadata_options
 @preparing_options
+@import_option
 @json_option
 @debug_option
 def convert(
-    source: Path, output: Path, batch: int | None, shapes: Shapes, dequantize: bool, as_json: bool, force: bool
+    source: Path,
+    output: Path,
+    batch: int | None,
+    channels_last: bool,
+    shapes: Shapes,
+    dequantize: bool,
+    as_json: bool,
+    force: bool,
 ) -> None:
-    """Turn SOURCE, a .keras or .tflite file, into a float .tflite file.
+    """Turn SOURCE, a .keras, .h5, .pt2, .onnx or .tflite file, into a float .tflite file.
 
     \b
-    Example:
+    Examples:
       octavo convert model.keras -o model.tflite
+      octavo convert model.keras -o model.tflite --import my_layers
+      octavo convert model.pt2 -o model.tflite --channels-last
     """
     check_output(output, force)
-    model = prepared(octavo.convert(source, batch=batch), shapes, dequantize)
+    model = octavo.convert(source, batch=batch, imports=imports(source), channels_last=channels_last)
+    model = prepared(model, shapes, dequantize)
     model = described(model)
     if as_json:
         model.save(output)

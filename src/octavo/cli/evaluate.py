@@ -9,7 +9,7 @@ import click
 
 import octavo
 from octavo.cli.models import load_model, load_samples
-from octavo.console import PATH, data_option, debug_option, json_option
+from octavo.console import PATH, data_option, debug_option, import_option, json_option
 from octavo.errors import DataError
 
 
@@ -25,10 +25,11 @@ from octavo.errors import DataError
     "TensorFlow Lite for Microcontrollers (needs octavo[tflm]).",
 )
 @click.option("--threads", metavar="N", type=click.IntRange(1), help="Threads inside one run of the model.")
+@import_option
 @json_option
 @debug_option
 def evaluate(model: Path, data: Path, kernels: str, threads: int | None, as_json: bool) -> None:
-    """Run MODEL, a .tflite or .keras file, on every sample with LiteRT and print its top-1 accuracy.
+    """Run MODEL, a .tflite, .keras or .h5 file, on every sample with LiteRT and print its top-1 accuracy.
 
     \b
     Example:

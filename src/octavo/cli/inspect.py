@@ -9,7 +9,7 @@ import click
 
 import octavo
 from octavo.cli.models import load_model, load_samples, spread
-from octavo.console import PATH, data_option, debug_option, json_option
+from octavo.console import PATH, data_option, debug_option, import_option, json_option
 from octavo.report.terminal import show as show_result
 
 
@@ -20,12 +20,13 @@ from octavo.report.terminal import show as show_result
 @click.option(
     "--limit", metavar="N", type=click.IntRange(1), default=64, show_default=True, help="Use N samples at most."
 )
+@import_option
 @json_option
 @debug_option
 def inspect(float_model: Path, small: Path, data: Path, limit: int, as_json: bool) -> None:
     """Print for each layer of SMALL the error that it adds itself and the error that it inherits, the worst first.
 
-    FLOAT is the .tflite or .keras file that SMALL was made from.
+    FLOAT is the .tflite, .keras or .h5 file that SMALL was made from.
 
     \b
     Example:

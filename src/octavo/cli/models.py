@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 import octavo
+from octavo.console import Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,8 +17,31 @@ if TYPE_CHECKING:
 
 
 def load_model(path: Path) -> Model:
-    """A `.keras` file converted, any other read as `.tflite`."""
-    return octavo.convert(path) if path.suffix == ".keras" else octavo.load(path)
+    """A Keras file converted, any other read as `.tflite`."""
+    modules = imports(path)
+    return octavo.convert(path, imports=modules) if is_keras(path) else octavo.load(path)
+
+
+def load_keras(path: Path) -> Any:
+    """The Keras model of a Keras file."""
+    from octavo.frontends.keras_files import load
+
+    return load(path, imports(path))
+
+
+def is_keras(path: Path) -> bool:
+    """Whether a file is one of Keras's, by its name."""
+    from octavo.frontends import KERAS_FILES
+
+    return path.suffix.lower() in KERAS_FILES
+
+
+def imports(path: Path) -> tuple[str, ...]:
+    """The modules that --import names, for this file."""
+    modules = click.get_current_context().ensure_object(Run).imports
+    if modules and not is_keras(path):
+        raise click.UsageError(f"--import is for .keras and .h5 files, and {path} is none.")
+    return modules
 
 
 def load_samples(path: Path, model: Model, split: Literal["test", "train"]) -> tuple[dict[str, np.ndarray], Any]:

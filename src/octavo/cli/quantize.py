@@ -18,6 +18,7 @@ from octavo.console import (
     check_output,
     data_option,
     debug_option,
+    import_option,
     json_option,
     output_option,
     prepared,
@@ -67,6 +68,7 @@ _SCHEMES = {
 @scaling_options
 @metadata_options
 @preparing_options
+@import_option
 @json_option
 @debug_option
 def quantize(
@@ -87,7 +89,7 @@ def quantize(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Make MODEL, a .tflite or .keras file, smaller, and print what became of its ops.
+    """Make MODEL, a .tflite, .keras or .h5 file, smaller, and print what became of its ops.
 
     \b
     --to float16        float16 weights: half the bytes

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from octavo.errors import ConversionError, ModelFileError
 from octavo.graph import Program
 
-_SOURCES = "a Keras 3 model, a .keras file, a JAX function with inputs=[...], a .tflite file or its bytes"
+KERAS_FILES = (".keras", ".h5", ".hdf5")
+
+_SOURCES = "a Keras 3 model, a .keras or .h5 file, a JAX function with inputs=[...], a .tflite file or its bytes"
 
 # What people also have, and what to do with it: file name endings ...
 _OTHER_FILES = {
-    ".h5": "load it with keras.models.load_model and pass the model",
-    ".hdf5": "load it with keras.models.load_model and pass the model",
     ".onnx": "ONNX isn't supported; convert the model that it was exported from",
     ".pb": "a TensorFlow graph; convert the Keras model, or make a .tflite with TensorFlow and pass that",
     ".pt": "PyTorch files aren't supported; make a .tflite with litert-torch and pass that",
@@ -36,16 +37,19 @@ _OTHER_OBJECTS = {
 }
 
 
-def to_program(source: Any, *, inputs: Any = None, batch: int | None = 1, name: str | None = None) -> Program:
+def to_program(
+    source: Any, *, inputs: Any = None, batch: int | None = 1, name: str | None = None, imports: Sequence[str] = ()
+) -> Program:
     """Read or convert a model.
 
     Args:
-      source: a Keras 3 model, the path of a `.keras` or `.tflite` file, the bytes of a `.tflite` file, or a function of
-        JAX arrays.
+      source: a Keras 3 model, the path of a `.keras`, `.h5` or `.tflite` file, the bytes of a `.tflite` file, or a
+        function of JAX arrays.
       inputs: what goes in, for a function: a list of shapes, (shape, dtype) pairs, `jax.ShapeDtypeStruct`s or arrays,
         or a dict of them by argument name. For a Keras model: shapes that replace its own.
       batch: what stands for a batch size that is left open; None keeps it dynamic, where the model allows.
       name: what messages call the model, and `Program.source`.
+      imports: modules that define classes and functions of the user's own, for Keras models.
 
     Raises:
       ConversionError: it can't be converted; the message says which part, and what to do.
@@ -53,7 +57,7 @@ def to_program(source: Any, *, inputs: Any = None, batch: int | None = 1, name: 
       MissingDependencyError: the framework isn't installed; the message says how to.
     """
     if isinstance(source, str | os.PathLike):
-        return _from_path(os.fspath(source), inputs, batch, name)
+        return _from_path(os.fspath(source), inputs, batch, name, imports)
     if isinstance(source, bytes | bytearray | memoryview):
         return _from_tflite(bytes(source), inputs, name)
     packages = _packages(source)
@@ -62,7 +66,7 @@ def to_program(source: Any, *, inputs: Any = None, batch: int | None = 1, name: 
         from octavo.frontends import keras
 
         keras.require_keras_3(sys.modules["keras"])
-        return keras.convert(source, inputs=inputs, batch=batch, name=name)
+        return keras.convert(source, inputs=inputs, batch=batch, name=name, imports=imports)
     for package, advice in _OTHER_OBJECTS.items():
         if package in packages:
             raise ConversionError(f"{name or type(source).__name__}: this is {advice}")
@@ -73,19 +77,19 @@ def to_program(source: Any, *, inputs: Any = None, batch: int | None = 1, name: 
     raise ConversionError(f"{name or type(source).__name__}: not a model that octavo converts: pass {_SOURCES}")
 
 
-def _from_path(path: str | bytes, inputs: Any, batch: int | None, name: str | None) -> Program:
+def _from_path(path: str | bytes, inputs: Any, batch: int | None, name: str | None, imports: Sequence[str]) -> Program:
     path = os.fsdecode(path)
     ending = Path(path).suffix.lower()
-    if ending == ".keras":
-        from octavo.frontends import keras
+    if ending in KERAS_FILES:
+        from octavo.frontends import keras_files
 
-        return keras.convert(path, inputs=inputs, batch=batch, name=name)
+        return keras_files.convert(path, inputs=inputs, batch=batch, name=name, imports=imports)
     if ending in _OTHER_FILES:
         raise ConversionError(f"{path}: {_OTHER_FILES[ending]}")
     if Path(path).is_dir():
         raise ConversionError(
-            f"{path}: a folder (a TensorFlow SavedModel?) isn't supported; "
-            "convert the Keras model, or make a .tflite with TensorFlow and pass that"
+            f"{path}: a folder (a TensorFlow SavedModel?) isn't supported; convert the Keras model, or where "
+            "TensorFlow is installed use octavo.compat.lite.TFLiteConverter.from_saved_model"
         )
     if ending not in (".tflite", ".lite"):
         if not Path(path).exists():

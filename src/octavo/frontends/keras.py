@@ -1,4 +1,4 @@
-"""A Keras 3 model, in memory or as a `.keras` file -> `Program`. Keras must run on its JAX backend.
+"""A Keras 3 model -> `Program`. It is traced on Keras's JAX backend; see `other_backends` for the others.
 
 The model is traced as it is used for prediction (`training=False`: no dropout, batch normalization by its moving
 averages), and its weights become constants.
@@ -17,47 +17,44 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from octavo.errors import ConversionError, MissingDependencyError, ModelFileError
+from octavo.errors import ConversionError, MissingDependencyError
 from octavo.frontends import jax as jax_frontend
 from octavo.frontends import naming, other_backends
 from octavo.frontends.inputs import Input, is_single, parse_input
 from octavo.graph import Program
 from octavo.marks import marking
-from octavo.text import first_line
 
-_INSTALL = 'pip install "octavo[keras]"'
+INSTALL = 'pip install "octavo[keras]"'
 _importing = threading.Lock()
 
 
-def convert(model: Any, *, inputs: Any = None, batch: int | None = 1, name: str | None = None) -> Program:
+def convert(
+    model: Any, *, inputs: Any = None, batch: int | None = 1, name: str | None = None, imports: Sequence[str] = ()
+) -> Program:
     """Convert a Keras 3 model.
 
     Args:
-      model: a built `keras.Model`, or the path of a `.keras` file (loaded in Keras's safe mode).
+      model: a built `keras.Model`.
       inputs: shapes that replace the model's own: one entry per input, in the model's order or by name, as in
         `octavo.frontends.inputs`. For models whose sizes are open, and subclassed models with several inputs;
         there a dict goes to `call` by keyword if its parameters have those names, else as the dict that it is.
       batch: the batch size where the model leaves it open; None keeps it dynamic in the file, where the model allows.
-      name: what messages and the program call it; the path or the model's name unless given.
+      name: what messages and the program call it; the model's name unless given.
+      imports: on another backend than JAX, modules that define classes of the user's own, besides those that the
+        model's layers come from.
 
     Returns:
       The program; inputs are named as the model's input layers, outputs as the layers that make them (or as the keys,
       if the model returns a dict), inner tensors by layer: `conv2d/conv_general_dilated`, `conv2d/kernel`.
 
     Raises:
-      ConversionError: another backend, a model that isn't built, state that a `.tflite` file can't keep, ...
-      ModelFileError: the file is missing or isn't a Keras model.
+      ConversionError: a model that isn't built, state that a `.tflite` file can't keep, ...
       MissingDependencyError: Keras, JAX or litert-converter isn't installed.
     """
-    if isinstance(model, str | Path):
-        name = name or str(model)
-        model = load(model)
     where = name or f"Keras model {model.name!r}"
-    if inputs is None and sys.modules["keras"].config.backend() != "jax":
-        _check_model(model, where)
-        return other_backends.convert(model, batch=batch, where=where)
-    _check_backend(where)
     _check_model(model, where)
+    if sys.modules["keras"].config.backend() != "jax":
+        return other_backends.convert(model, inputs=inputs, batch=batch, where=where, imports=imports)
     specs, structure = _inputs(model, inputs, where)
     _check_precision(model, where)
     return jax_frontend.trace_and_lower(
@@ -70,24 +67,6 @@ def convert(model: Any, *, inputs: Any = None, batch: int | None = 1, name: str 
     )
 
 
-def load(path: str | Path) -> Any:
-    """Load a `.keras` file, in safe mode (no code from the file is run) and without its optimizer.
-
-    Keras's backend is the one that the user chose; JAX if none was.
-    """
-    if not Path(path).is_file():
-        raise ModelFileError(f"{path}: no such file")
-    keras = import_keras()
-    _check_backend(str(path))
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # zip, JSON, HDF5 and the model's own errors all come through
-        raise ModelFileError(
-            f"{path}: Keras can't load it ({first_line(error)}); "
-            "if it holds layers of your own, load it with keras.models.load_model and pass the model"
-        ) from error
-
-
 def import_keras() -> Any:
     """Import Keras, on the JAX backend if neither the user nor an earlier import chose one."""
     if "keras" in sys.modules:
@@ -96,7 +75,7 @@ def import_keras() -> Any:
         try:
             import keras
         except ImportError as error:
-            raise MissingDependencyError(f"Keras on JAX is needed ({error}): {_INSTALL}") from error
+            raise MissingDependencyError(f"Keras on JAX is needed ({error}): {INSTALL}") from error
     require_keras_3(keras)
     return keras
 
@@ -105,7 +84,7 @@ def require_keras_3(keras: Any) -> None:
     """Raise if the imported Keras is an old one, such as TensorFlow's."""
     version = str(getattr(keras, "__version__", ""))
     if int(version.partition(".")[0] or 0) < 3:
-        raise MissingDependencyError(f"Keras 3 is needed, this is Keras {version or 'of unknown version'}: {_INSTALL}")
+        raise MissingDependencyError(f"Keras 3 is needed, this is Keras {version or 'of unknown version'}: {INSTALL}")
 
 
 @contextmanager
@@ -139,15 +118,6 @@ def _configured_backend() -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     return backend if isinstance(backend, str) and importlib.util.find_spec(backend) else None
-
-
-def _check_backend(where: str) -> None:
-    backend = sys.modules["keras"].config.backend()
-    if backend != "jax":
-        raise ConversionError(
-            f"{where}: Keras runs on the {backend} backend, and this needs JAX; "
-            "set KERAS_BACKEND=jax before keras is imported (a saved .keras model loads on any backend)"
-        )
 
 
 def _check_model(model: Any, where: str) -> None:

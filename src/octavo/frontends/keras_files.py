@@ -1,0 +1,228 @@
+"""A `.keras` or `.h5` file -> a Keras 3 model -> `Program`. No code from the file is run (Keras's safe mode).
+
+Classes and functions of the user's own are taken from modules that the caller names. Files of Keras 2 load where Keras
+3 has all that they name; `.h5` files of layers that merely lost an argument are put right first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from octavo.errors import ConversionError, MissingDependencyError, ModelFileError
+from octavo.frontends import keras as keras_frontend
+from octavo.frontends import other_backends
+from octavo.frontends.keras_archive import CUSTOM_OBJECTS, without_random
+from octavo.graph import Program
+from octavo.text import first_line
+
+# Arguments that Keras 3 took away, with the value at which they change nothing.
+_DROPPED: Mapping[str, Mapping[str, Any]] = {
+    "DepthwiseConv2D": {"groups": 1},
+    "DepthwiseConv1D": {"groups": 1},
+    "Conv2DTranspose": {"groups": 1},
+    "Conv1DTranspose": {"groups": 1},
+    "SeparableConv2D": {"groups": 1},
+    "SeparableConv1D": {"groups": 1},
+    "LSTM": {"time_major": False},
+    "GRU": {"time_major": False},
+    "SimpleRNN": {"time_major": False},
+    "RNN": {"time_major": False},
+}
+
+
+def convert(
+    path: str, *, inputs: Any = None, batch: int | None = 1, name: str | None = None, imports: Sequence[str] = ()
+) -> Program:
+    """Convert a `.keras` or `.h5` file, on whichever backend Keras runs here; see `octavo.frontends.keras.convert`.
+
+    Args:
+      path: the file.
+      inputs, batch, name: as for a model in memory.
+      imports: names of modules that hold classes and functions of the user's own.
+
+    Raises:
+      ConversionError: the model can't be converted, or a module can't be imported.
+      ModelFileError: the file is missing, or Keras can't load it.
+      MissingDependencyError: Keras, JAX or litert-converter isn't installed.
+    """
+    if keras_frontend.import_keras().config.backend() != "jax":
+        _check_exists(path)
+        return other_backends.convert(path, inputs=inputs, batch=batch, where=name or path, imports=imports)
+    return keras_frontend.convert(load(path, imports), inputs=inputs, batch=batch, name=name or path)
+
+
+def load(path: str | os.PathLike[str], imports: Sequence[str] = ()) -> Any:
+    """Load a `.keras` or `.h5` file, without its optimizer.
+
+    Keras's backend is the one that the user chose; JAX if none was.
+
+    Args:
+      path: the file.
+      imports: names of modules that hold classes and functions of the user's own.
+    """
+    path = os.fspath(path)
+    _check_exists(path)
+    keras = keras_frontend.import_keras()
+    known = {**CUSTOM_OBJECTS, **custom_objects(imports)}
+    with _repaired(path) as source, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Do not pass an `input_shape`")  # the file says so, not the user
+        try:
+            return keras.models.load_model(source, custom_objects=known, compile=False)
+        except Exception as error:  # zip, JSON, HDF5 and the model's own errors all come through
+            reason = first_line(error).replace(source, path)
+            raise ModelFileError(f"{path}: Keras can't load it ({reason}); {_advice(path)}") from error
+
+
+def custom_objects(imports: Sequence[str]) -> dict[str, Any]:
+    """The classes and functions that these modules define, by name, as Keras looks for them.
+
+    A module is looked for in the current folder too.
+
+    Raises:
+      ConversionError: a module can't be imported.
+    """
+    known: dict[str, Any] = {}
+    for name in imports:
+        try:
+            with _current_folder():
+                module = importlib.import_module(name)
+        except Exception as error:  # whatever a user's module raises
+            raise ConversionError(f"the module {name!r} can't be imported: {first_line(error)}") from error
+        for key, value in vars(module).items():
+            if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == module.__name__:
+                known[key] = value
+    return known
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    folder = os.getcwd()  # noqa: PTH109  (sys.path takes strings)
+    if folder in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _check_exists(path: str) -> None:
+    if not Path(path).is_file():
+        raise ModelFileError(f"{path}: no such file")
+
+
+def _advice(path: str) -> str:
+    if _saved_by_keras_2(path):
+        return (
+            "it was saved by Keras 2: save it there as .h5, of which Keras 3 can load more, or build the model in Keras 3, "
+            "load its weights with model.load_weights, and pass the model"
+        )
+    return (
+        "if it holds layers of your own, name the module that defines them: --import MODULE, or "
+        "octavo.convert(path, imports=[...]); or load it with keras.models.load_model and pass the model"
+    )
+
+
+def _saved_by_keras_2(path: str) -> bool:
+    try:
+        if path.endswith(".keras"):
+            with zipfile.ZipFile(path) as archive:
+                version = json.loads(archive.read("metadata.json"))["keras_version"]
+        else:
+            version = _h5_text(path, "keras_version") or ""
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return False
+    return str(version).startswith("2.")
+
+
+@contextmanager
+def _repaired(path: str) -> Iterator[str]:
+    """The path, or that of a copy that Keras loads, or loads faster."""
+    if path.lower().endswith(".keras"):
+        with without_random(path) as copy:
+            yield copy
+        return
+    text = _h5_text(path, "model_config")
+    if text is None:
+        raise ModelFileError(
+            f"{path}: it holds weights without a model: build the model, load them with model.load_weights, and pass "
+            "the model"
+        )
+    config = json.loads(text)
+    if _has_code(config):
+        raise ModelFileError(
+            f"{path}: it holds a Lambda layer, whose code octavo doesn't run; if you trust it, load it with "
+            "keras.models.load_model(path, safe_mode=False) and pass the model"
+        )
+    if not _drop(config):
+        yield path
+        return
+    import h5py
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = str(Path(folder) / Path(path).name)
+        shutil.copyfile(path, copy)
+        with h5py.File(copy, "r+") as file:
+            file.attrs["model_config"] = json.dumps(config)
+        yield copy
+
+
+def _h5_text(path: str, attribute: str) -> str | None:
+    """An attribute of an HDF5 file, None if it has no such attribute.
+
+    Raises:
+      ModelFileError: it isn't an HDF5 file, or is damaged.
+      MissingDependencyError: h5py isn't installed.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingDependencyError(f"h5py is needed to read {path}: {keras_frontend.INSTALL}") from error
+    try:
+        with h5py.File(path) as file:
+            value = file.attrs.get(attribute)
+    except OSError as error:
+        raise ModelFileError(f"{path}: it isn't an HDF5 file, or it is damaged ({first_line(error)})") from error
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _configs(node: Any) -> Iterator[dict[str, Any]]:
+    """Every {"class_name": ..., "config": ...} in a model's configuration."""
+    if isinstance(node, dict):
+        if "class_name" in node:
+            yield node
+        for value in node.values():
+            yield from _configs(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _configs(value)
+
+
+def _has_code(config: Any) -> bool:
+    """Older Keras runs the code of Lambda layers in `.h5` files even in safe mode."""
+    return any(node["class_name"] in ("Lambda", "__lambda__") for node in _configs(config))
+
+
+def _drop(config: Any) -> bool:
+    """Take the dropped arguments out, where they change nothing; returns whether there were any."""
+    found = False
+    for node in _configs(config):
+        arguments = node.get("config")
+        for argument, harmless in _DROPPED.get(node["class_name"], {}).items():
+            if isinstance(arguments, dict) and argument in arguments and arguments[argument] == harmless:
+                del arguments[argument]
+                found = True
+    return found
