@@ -11,6 +11,7 @@ worker that died is done again by another.
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import sys
@@ -242,7 +243,7 @@ class _Dispatch:
 
     payload: np.ndarray
     n_jobs: int
-    stalled: float
+    workers: int
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def results(self, batches: Iterable[tuple[int, list[Any]]]) -> Iterator[tuple[int, Any]]:
@@ -251,27 +252,49 @@ class _Dispatch:
         The batches are read in joblib's threads, some ahead of the work.
         """
         import joblib
+        from joblib.parallel import get_active_backend
 
         work = joblib.delayed(_carry_out)
-        ways: dict[str, Any] = {"batch_size": 1, "pre_dispatch": "2*n_jobs", "timeout": self.stalled}
-        run: Any = joblib.Parallel(self.n_jobs, return_as="generator_unordered", **ways)
-        return iter(run(work(self.key, self.payload, number, batch) for number, batch in batches))
+        calls = (work(self.key, self.payload, number, batch) for number, batch in batches)
+        ways: dict[str, Any] = {"batch_size": 1, "timeout": _STALLED_SECONDS}
+        backend: Any = get_active_backend()[0]
+        if backend.supports_return_generator:
+            run: Any = joblib.Parallel(self.n_jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs", **ways)
+            yield from run(calls)
+            return
+        while window := list(itertools.islice(calls, 4 * self.workers)):  # Ray gives results only all at once
+            run = joblib.Parallel(self.n_jobs, pre_dispatch="all", **ways)
+            yield from run(window)
 
-    def again(self, number: int, batch: list[Any], error: Exception) -> Any:
-        """A batch that was with lost workers, by itself: if it kills its worker again, it is to blame."""
-        for _ in range(_TRIES - 1):
+    def again(self, batch: list[U], error: Exception) -> Iterator[tuple[list[U], Any]]:
+        """(units, packed result) of what lost workers had, by itself, and in ever smaller parts if it is lost again.
+
+        So whatever kills its worker is found.
+
+        Raises:
+          RunError: a single unit kills its worker each time; says which.
+        """
+        for _ in range(_TRIES - 1 if len(batch) == 1 else 1):
             try:
-                return next(self.results([(number, batch)]))[1]
+                ((_, packed),) = self.results([(0, batch)])
             except (_Failed, OctavoError):
                 raise
             except Exception as latest:
                 error = latest
-        first, last = batch[0].place(), batch[-1].place(batch[-1].count - 1)
+            else:
+                yield batch, packed
+                return
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            for part in (batch[:middle], batch[middle:]):
+                yield from self.again(part, error)
+            return
+        first, last = batch[0].place(), batch[0].place(batch[0].count - 1)
         where = first if first == last else f"{first} to {last}"
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0].rstrip(" .") or type(error).__name__
         raise RunError(
-            f"{where}: workers were lost {_TRIES} times over this ({reason}): they may be out of memory, or the "
-            "runtime crashes on these samples"
+            f"{where}: every worker that had this was lost ({reason}): they may be out of memory, or the runtime "
+            "crashes on these samples"
         ) from error
 
 
@@ -283,7 +306,7 @@ def _elsewhere(work: Work[U, Any], units: Iterator[U], pace: _Pace) -> Iterator[
     n_jobs = pace.n_jobs or pace.workers
     workers = max(1, joblib.effective_n_jobs(n_jobs))
     payload = np.frombuffer(cloudpickle.dumps(work), np.uint8)
-    dispatch = _Dispatch(payload, n_jobs, _STALLED_SECONDS)
+    dispatch = _Dispatch(payload, n_jobs, workers)
     fresh = enumerate(pace.batches(units, workers))
     waiting: dict[int, list[U]] = {}
     lock = threading.Lock()
@@ -300,14 +323,16 @@ def _elsewhere(work: Work[U, Any], units: Iterator[U], pace: _Pace) -> Iterator[
     try:
         while True:
             try:
-                for number, result in dispatch.results(due()):
-                    yield result, sum(unit.count for unit in waiting.pop(number))
+                for number, packed in dispatch.results(due()):
+                    yield packed, sum(unit.count for unit in waiting.pop(number))
                 return
             except (_Failed, OctavoError):
                 raise
             except Exception as error:
+                if not waiting:
+                    raise RunError(f"joblib's workers can't be used: {type(error).__name__}: {error}") from error
                 for number in sorted(waiting):
-                    result = dispatch.again(number, waiting[number], error)
-                    yield result, sum(unit.count for unit in waiting.pop(number))
+                    for part, packed in dispatch.again(waiting.pop(number), error):
+                        yield packed, sum(unit.count for unit in part)
     except _Failed as failed:
         raise failed.error from None
