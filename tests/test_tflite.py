@@ -385,6 +385,41 @@ def test_save_is_all_or_nothing(tmp_path: Path):
         tflite.save(runnable(), tmp_path)
 
 
+def _zip64(files: dict[str, bytes], start: int, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """An archive for byte `start` of a file, all its offsets in zip64 fields."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1)
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 0)
+    file = io.BytesIO(bytes(start))
+    with zipfile.ZipFile(file, "a") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    monkeypatch.undo()
+    return file.getvalue()[start:]
+
+
+def test_label_files_in_a_zip64_archive_survive(monkeypatch) -> None:
+    model = tflite.write(Program([Graph("main")], description="with labels"))
+    files = {"labels.txt": b"cat\ndog\n", "other.txt": b"x" * 100}
+    packed = _zip64(files, len(model), monkeypatch)
+    assert b"PK\x06\x06" in packed and b"PK\x06\x07" in packed
+    program = tflite.read(model + packed)
+    program.description = "a longer description, which moves the archive further back"
+    again = tflite.write(program)
+    assert len(again) != len(model + packed)
+    with zipfile.ZipFile(io.BytesIO(again)) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == files
+    assert tflite.write(tflite.read(again)) == again
+
+
+@pytest.mark.parametrize("byte", [b"PK\x01\x02", b"PK\x03\x04", b"PK\x06\x06"])
+def test_a_damaged_archive_is_named_not_dropped(byte: bytes, monkeypatch) -> None:
+    model = tflite.write(Program([Graph("main")]))
+    packed = _zip64({"labels.txt": b"cat"}, len(model), monkeypatch)
+    with pytest.raises(ModelFileError, match=r"zip archive behind the model .* is damaged"):
+        tflite.read(model + packed.replace(byte, b"PK??"))
+
+
 def _zip_of(name: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
