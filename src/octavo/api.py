@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavo import frontends, tflite
-from octavo.algorithms.refine import needs, ranges, refine
+from octavo.algorithms.refine import equalize_layers, needs, ranges, refine
 from octavo.calibrate.data import count_hint
 from octavo.calibrate.run import Needs, Statistics, collect
 from octavo.errors import RecipeError
@@ -227,8 +227,10 @@ def carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model
         chosen = ranges(source, recipe, seen)
         chosen, observed = ({tensors[t]: bounds for t, bounds in found.items()} for found in (chosen, seen.ranges))
         soften_masks(program, chosen, observed)
+        moments = {ops[op]: known for op, known in seen.moments.items()}
+        equalize_layers(program, recipe, moments, chosen, observed)
         decided = plan(program, recipe, chosen, observed)
-        refine(program, decided, recipe, {ops[op]: moments for op, moments in seen.moments.items()})
+        refine(program, decided, recipe, moments)
     apply(program, decided)
     if not is_trained(source):
         for wanted, written in zip(source.main.inputs, program.main.inputs, strict=True):

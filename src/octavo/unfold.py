@@ -88,6 +88,16 @@ def scale_matrix(op: Op, scale: np.ndarray) -> np.ndarray:
     return scale.reshape(groups, -1, 1)
 
 
+def input_channels(op: Op) -> np.ndarray:
+    """(groups, features): the channel of the op's data (an index of its last dimension) that each feature is of."""
+    groups, _, features = matrix_shape(op)
+    if op.code == "DEPTHWISE_CONV_2D":
+        return np.arange(groups)[:, None].repeat(features, axis=1)
+    channels = data_of(op).shape[-1] // (groups if op.code == "CONV_2D" else 1)
+    within = np.arange(features) % channels
+    return within + channels * np.arange(groups)[:, None] if op.code == "CONV_2D" else np.tile(within, (groups, 1))
+
+
 def matrix_shape(op: Op) -> tuple[int, int, int]:
     """(groups, outputs per group, features), without touching the weights."""
     facts = weights_of(op)

@@ -16,6 +16,7 @@ import numpy as np
 
 from octavo import numerics
 from octavo.algorithms import bias_correction, mse_ranges, shrinkage, weight_scales
+from octavo.algorithms.equalize import equalize
 from octavo.algorithms.rounding import Rounding
 from octavo.calibrate.halves import Halves, in_blocks
 from octavo.calibrate.run import Needs, Statistics
@@ -75,6 +76,30 @@ def ranges(program: Program, recipe: Recipe, statistics: Statistics) -> dict[Ten
 def _eight_bits(op: Op, recipe: Recipe) -> bool:
     activations = _scheme(op, recipe).activations
     return activations is not None and activations.bits == 8
+
+
+def equalize_layers(
+    program: Program,
+    recipe: Recipe,
+    moments: dict[Op, Halves],
+    chosen: dict[Tensor, tuple[float, float]],
+    observed: dict[Tensor, tuple[float, float]],
+) -> None:
+    """Equalize the layers whose weights get one scale per tensor; edits all that is given to match.
+
+    Args:
+      program: the program that will be planned.
+      recipe: what is asked for.
+      moments: of the inputs of those ops of which there are samples.
+      chosen, observed: the range that each tensor is to be quantized with, and that was seen.
+    """
+
+    def wanted(op: Op) -> bool:
+        scheme = _scheme(op, recipe)
+        return scheme.kind == "integer" and scheme.effort != "fast" and not scheme.per_channel
+
+    for tensor in equalize(program, wanted, moments, observed):
+        chosen[tensor] = observed[tensor]
 
 
 def refine(program: Program, plan: Plan, recipe: Recipe, moments: Mapping[Op, Halves]) -> None:

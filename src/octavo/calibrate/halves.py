@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,10 +18,15 @@ class Halves:
     Attributes:
       parts: the moments of each half.
       samples: number of samples.
+      low, high: bounds of each feature, (groups, features); None before the first vector.
+      factors: what the features have been multiplied with since, (groups, features); None for 1.
     """
 
     parts: tuple[Moments, Moments]
     samples: int = 0
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    factors: np.ndarray | None = None
 
     @classmethod
     def empty(cls, block: int, gram: bool) -> Halves:
@@ -41,6 +46,10 @@ class Halves:
         """Add one sample's vectors, (positions, groups, features), to a half: 0 or 1."""
         self.parts[half].update(rows)
         self.samples += 1
+        if len(rows):
+            low, high = rows.min(axis=0), rows.max(axis=0)
+            self.low = low if self.low is None else np.minimum(self.low, low)
+            self.high = high if self.high is None else np.maximum(self.high, high)
 
     def settle(self) -> None:
         """Add up what waits."""
@@ -50,22 +59,36 @@ class Halves:
     def merge(self, other: Halves) -> Halves:
         """The moments of both sets of vectors together; exact."""
         first, second = (mine.merge(theirs) for mine, theirs in zip(self.parts, other.parts, strict=True))
-        return Halves((first, second), self.samples + other.samples)
+        low, high = _pairwise(np.minimum, self.low, other.low), _pairwise(np.maximum, self.high, other.high)
+        return Halves((first, second), self.samples + other.samples, low, high, self.factors)
+
+    def scaled(self, factors: np.ndarray) -> Halves:
+        """The moments of the same vectors with each feature multiplied; factors are positive, (groups, features)."""
+        low, high = (None if bound is None else bound * factors for bound in (self.low, self.high))
+        known = 1.0 if self.factors is None else self.factors
+        return replace(self, low=low, high=high, factors=factors * known)
 
     def mean(self) -> np.ndarray | None:
         """(groups, features), float64; None if all inputs were zero."""
-        return _average([(part.count, part.mean()) for part in self.parts])
+        mean = _average([(part.count, part.mean()) for part in self.parts])
+        return mean if mean is None or self.factors is None else mean * self.factors
 
     def second(self) -> np.ndarray | None:
         """Mean products: (groups * blocks, block, block), float64; None if all inputs were zero or only means kept."""
-        return _average([(part.count, part.second()) for part in self.parts])
+        return self._rescaled(_average([(part.count, part.second()) for part in self.parts]))
+
+    def _rescaled(self, products: np.ndarray | None) -> np.ndarray | None:
+        if products is None or self.factors is None:
+            return products
+        factors = in_blocks(self.factors, self.block)
+        return products * factors[:, :, None] * factors[:, None, :]
 
     def covariances(self) -> list[tuple[int, np.ndarray]]:
         """(number of vectors, how they scatter around the mean of all) of each half that saw something but zeros.
 
         In blocks as in `second`; float64.
         """
-        together = self.mean()
+        together = _average([(part.count, part.mean()) for part in self.parts])
         found = []
         for part in self.parts:
             mean, second = part.mean(), part.second()
@@ -73,7 +96,9 @@ class Halves:
                 own, common = in_blocks(mean, part.block), in_blocks(together, part.block)
                 crossed = own[:, :, None] * common[:, None, :]
                 middle = common[:, :, None] * common[:, None, :]
-                found.append((part.count, second - crossed - crossed.swapaxes(1, 2) + middle))
+                around = self._rescaled(second - crossed - crossed.swapaxes(1, 2) + middle)
+                assert around is not None
+                found.append((part.count, around))
         return found
 
 
@@ -82,6 +107,10 @@ def in_blocks(values: np.ndarray, block: int) -> np.ndarray:
     groups, features = values.shape
     blocks = -(-features // block)
     return np.pad(values, ((0, 0), (0, blocks * block - features))).reshape(groups * blocks, block)
+
+
+def _pairwise(choose: np.ufunc, a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    return choose(a, b) if a is not None and b is not None else b if a is None else a
 
 
 def _average(parts: list[tuple[int, np.ndarray | None]]) -> np.ndarray | None:
