@@ -91,7 +91,7 @@ class TestWritten:
 
     def test_quantized_model_needs_no_samples(self, small, tmp_path):
         found = octavo.bundle(small, tmp_path / "b")
-        assert found.random
+        assert found.run.random
         assert (tmp_path / "b" / "model.tflite").read_bytes() == bytes(small)
 
     def test_same_twice(self, small, tmp_path):
@@ -117,7 +117,7 @@ class TestCompiled:
 
     def test_fails_beyond_the_tolerance(self, made, tmp_path):
         inputs, outputs = octavo.Runner(made.folder / "model.tflite", "tflm").first_codes(X)
-        limit = int(made.steps)
+        limit = int(made.run.steps)
         for steps, status in ((limit, 0), (limit + 1, 1)):
             wrong = outputs[0].copy()
             wrong.reshape(-1)[1] += steps if wrong.reshape(-1)[1] < 100 else -steps
@@ -135,7 +135,7 @@ class TestCompiled:
         found = octavo.bundle(model, tmp_path / "two", x, recipe=recipe)
         inputs, outputs = octavo.Runner(tmp_path / "two" / "model.tflite", "tflm").first_codes(x)
         assert [array.dtype.name for array in outputs] == ["float32", "float32"]
-        assert found.steps is None
+        assert found.run.steps is None
         for wrong, status in ((outputs, 0), ([outputs[0], np.full_like(outputs[1], np.nan)], 1)):
             stub = write_stub(tmp_path / f"stub{status}", inputs, wrong)
             assert build_and_run(tmp_path / "two", stub, tmp_path / f"main{status}").returncode == status
@@ -223,7 +223,7 @@ class TestCommand:
         np.savez("data.npz", x=X)
         assert main(["bundle", "model.tflite", "-o", "out", "--data", "data.npz", "--samples", "20", "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
-        assert (told["name"], told["samples"], told["folder"]) == ("out", 20, "out")
+        assert (told["name"], told["run"]["samples"], told["folder"]) == ("out", 20, "out")
         assert (tmp_path / "out" / "main.cc").exists()
         assert main(["bundle", "out/model.tflite", "-o", "again"]) == 0
         assert "20 random samples" in capsys.readouterr().out

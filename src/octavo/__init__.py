@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from octavo.inspect import Inspection, inspect
     from octavo.marks import fake_quant
+    from octavo.measure import measure
     from octavo.metadata import Metadata, read_metadata, write_metadata
     from octavo.model import Model
     from octavo.recipe import (
@@ -73,6 +74,7 @@ _PUBLIC = {
     ),
     "octavo.inspect": ("Inspection", "inspect"),
     "octavo.marks": ("fake_quant",),
+    "octavo.measure": ("measure",),
     "octavo.metadata": ("Metadata", "read_metadata", "write_metadata"),
     "octavo.model": ("Model",),
     "octavo.recipe": (
@@ -140,6 +142,7 @@ __all__ = [
     "keep_float",
     "load",
     "load_recipe",
+    "measure",
     "quantize",
     "read_metadata",
     "save_recipe",

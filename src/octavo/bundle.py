@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,20 @@ from typing import Any
 import numpy as np
 
 from octavo import api
-from octavo.errors import DataError, RecipeError, RunError
+from octavo.errors import RecipeError, RunError
 from octavo.firmware.cpp import identifier
 from octavo.firmware.folder import check_folder, write_folder
 from octavo.firmware.resolver import methods
 from octavo.firmware.scratch import scratch_bytes
-from octavo.firmware.sources import FILES, Facts, largest_difference, sources
+from octavo.firmware.sources import FILES, Facts, sources
 from octavo.graph.queries import quantization_kind
+from octavo.measure import Samples, TflmRun, run_on_tflm
 from octavo.model import Model
 from octavo.recipe import Recipe, Scheme, integer
 from octavo.runtime import tflm
-from octavo.runtime.batching import shapes_for
-from octavo.runtime.codes import from_file
-from octavo.runtime.parity import KernelSet, parity
 from octavo.runtime.runner import Runner
-from octavo.runtime.session import Session
 from octavo.runtime.tflm import TflmSession
 
-_RANDOM_SAMPLES = 20
 _ALIGNMENT = 16  # bytes, of TFLM's arena
 
 
@@ -44,11 +39,7 @@ class Bundle:
       arena_measured: bytes of the smallest arena in which TFLM runs the model on this machine.
       arena_bytes: bytes that the sources reserve.
       operators: the kernels that the sources register ("AddConv2D").
-      samples: how many samples TFLM and LiteRT's reference kernels were compared on.
-      steps: largest difference between the two, in steps of an output's scale; None where no output is quantized.
-      error: the same in real numbers.
-      differing: share of samples where any output value differs at all.
-      random: whether the samples were random numbers, for want of real ones.
+      run: how TFLM compares with LiteRT's reference kernels.
     """
 
     folder: Path
@@ -58,26 +49,20 @@ class Bundle:
     arena_measured: int
     arena_bytes: int
     operators: tuple[str, ...]
-    samples: int
-    steps: float | None
-    error: float
-    differing: float
-    random: bool
+    run: TflmRun
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {**asdict(self), "folder": str(self.folder)}
 
     def __str__(self) -> str:
-        kind = "random samples" if self.random else "samples"
         return "\n".join(
             [
                 f"{self.folder}: {len(self.files)} files, namespace {self.name}",
                 f"  model      {self.model_bytes:,} bytes",
                 f"  arena      {self.arena_bytes:,} bytes ({self.arena_measured:,} measured)",
                 f"  operators  {', '.join(self.operators)}",
-                f"  parity     {self.samples} {kind}: TFLM differs from LiteRT's reference kernels on "
-                f"{100 * self.differing:.3g} %, by {largest_difference(self.steps, self.error)} at most",
+                f"  parity     {self.run.agreement}",
             ]
         )
 
@@ -85,7 +70,7 @@ class Bundle:
 def bundle(
     model: Model | str | os.PathLike[str] | bytes,
     folder: str | os.PathLike[str],
-    samples: np.ndarray | Sequence[Any] | Mapping[str, Any] | None = None,
+    samples: Samples | None = None,
     *,
     recipe: Recipe | Scheme | None = None,
     name: str | None = None,
@@ -123,23 +108,18 @@ def bundle(
     small = _quantized(model if isinstance(model, Model) else api.load(model), samples, recipe, progress)
     label = small.name or "the model"
     operators = methods(small.program, label)
-    random = samples is None
-    x = _random_samples(small, label) if random else samples
-    row, count = _compared(small, x, label, progress)
+    run, x = run_on_tflm(small, samples, progress)
     runner = Runner(small, "tflm", name=label)
     golden = runner.first_codes(x)
-    measured = _least_arena(small, label, row.arena_bytes, golden)
+    measured = _least_arena(small, label, run.arena_bytes, golden)
     arena = _reserved(measured, scratch_bytes(small.program))
-    facts = Facts(
-        identifier(name or target.resolve().name), label, bytes(small), small.program, operators, measured,
-        arena, runner.inputs, runner.outputs, *golden, row.largest_steps, row.largest_error or 0.0,
-        row.differing or 0.0, count, random,
-    )  # fmt: skip
-    write_folder(target, sources(facts))
-    return Bundle(
-        target, FILES, facts.name, small.nbytes, measured, arena, operators, count, row.largest_steps,
-        row.largest_error or 0.0, row.differing or 0.0, random,
-    )  # fmt: skip
+    namespace = identifier(name or target.resolve().name)
+    data = bytes(small)
+    ports = runner.inputs, runner.outputs
+    write_folder(
+        target, sources(Facts(namespace, label, data, small.program, operators, measured, arena, *ports, *golden, run))
+    )
+    return Bundle(target, FILES, namespace, len(data), measured, arena, operators, run)
 
 
 def _quantized(model: Model, samples: Any, recipe: Recipe | Scheme | None, progress: bool) -> Model:
@@ -158,41 +138,6 @@ def _quantized(model: Model, samples: Any, recipe: Recipe | Scheme | None, progr
     small = api.quantize(model, recipe or integer(fallback=False), samples, progress=progress)
     small.path = model.path
     return small
-
-
-def _random_samples(small: Model, label: str) -> dict[str, np.ndarray]:
-    """Real numbers over each input's whole range.
-
-    Raises:
-      DataError: an input isn't quantized, so that its range isn't known.
-    """
-    rng = np.random.default_rng(0)
-    found = {}
-    session = Session(small, "reference", name=label)
-    shapes = shapes_for(session.inputs, session.outputs, _RANDOM_SAMPLES)
-    for port, shape in zip(session.inputs, shapes, strict=True):
-        if port.qparams is None:
-            raise DataError(
-                f"{label}: input {port.name!r} is {port.dtype.name} without a scale, so random numbers mean nothing "
-                "to it: give samples (--data)"
-            )
-        limits = np.iinfo(port.dtype)
-        codes = rng.integers(limits.min, limits.max, shape, port.dtype, endpoint=True)
-        found[port.name] = from_file(port, codes)
-    return found
-
-
-def _compared(small: Model, x: Any, label: str, progress: bool) -> tuple[KernelSet, int]:
-    """TFLM's row of the comparison with LiteRT's reference kernels, and the number of samples.
-
-    Raises:
-      RunError: TFLM refuses the model.
-    """
-    found = parity(small, x, kernels=("tflm",), progress=progress)
-    row = found["tflm"]
-    if row.refused:
-        raise RunError(row.refused)
-    return row, found.samples
 
 
 def _reserved(measured: int, scratch: int) -> int:

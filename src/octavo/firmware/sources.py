@@ -15,6 +15,7 @@ import octavo
 from octavo.firmware.cpp import byte_array, float_literal, label
 from octavo.firmware.resolver import resource_variables
 from octavo.graph import Program
+from octavo.measure import TflmRun
 from octavo.runtime.session import Port
 
 _TEMPLATES = ("model.h", "model.cc", "model_ops.h", "golden.h", "golden.cc", "main.cc", "README.md")
@@ -48,11 +49,7 @@ class Facts:
       outputs: its outputs.
       golden_inputs: one array for each input, in its own dtype.
       golden_outputs: what TFLM makes of them.
-      steps: tolerance in steps of an output's scale; None where no output is quantized.
-      error: tolerance in real numbers.
-      differing: share of samples on which TFLM differs from LiteRT's reference kernels.
-      samples: how many samples that was found on.
-      random: whether these were random numbers.
+      run: how TFLM compares with LiteRT's reference kernels: what the tolerance comes from.
     """
 
     name: str
@@ -66,11 +63,7 @@ class Facts:
     outputs: Sequence[Port]
     golden_inputs: Sequence[np.ndarray]
     golden_outputs: Sequence[np.ndarray]
-    steps: float | None
-    error: float
-    differing: float
-    samples: int
-    random: bool
+    run: TflmRun
 
 
 def sources(facts: Facts) -> dict[str, bytes]:
@@ -112,8 +105,8 @@ def _words(facts: Facts) -> dict[str, object]:
         "golden_inputs": ", ".join(name for name, _ in named[0]),
         "golden_outputs": ", ".join(name for name, _ in named[1]),
         "tolerance": _tolerance(facts),
-        "steps": f"{facts.steps or 0.0:.1f}",
-        "error": f"{facts.error:.17e}",
+        "steps": f"{facts.run.steps or 0.0:.1f}",
+        "error": f"{facts.run.error:.17e}",
         "interpreter": _STATEFUL.format(count=variables) if variables else _INTERPRETER,
         "state_include": _STATE_INCLUDE if variables else "",
     }
@@ -138,20 +131,9 @@ def _row(kind: str, port: Port, array: np.ndarray) -> str:
     return f"| {kind} | `{label(port.name)}` | {array.dtype.name} | {_shape(array)} | {scale:.9g} | {zero_point} |"
 
 
-def largest_difference(steps: float | None, error: float) -> str:
-    """A tolerance in words: in steps of the output's scale where there is one."""
-    if steps is None:
-        return f"{error:.3g}"
-    return f"{steps:.0f} step" + ("" if steps == 1 else "s")
-
-
 def _tolerance(facts: Facts) -> str:
     try:
         made_with = f"tflite-micro {metadata.version('tflite-micro')}"
     except metadata.PackageNotFoundError:
         made_with = "tflite-micro"
-    kind = "random samples" if facts.random else "samples"
-    return (
-        f"Made with {made_with}. Of {facts.samples} {kind}, {100 * facts.differing:.3g} % differed from LiteRT's "
-        f"reference kernels, by {largest_difference(facts.steps, facts.error)} at most: that much is allowed."
-    )
+    return f"Made with {made_with}. Of {facts.run.agreement}: that much is allowed."
