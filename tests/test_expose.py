@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,11 +13,13 @@ from graphs import Builder
 from octavo import numerics
 from octavo.calibrate.expose import Window
 from octavo.calibrate.run import collect
-from octavo.graph import DType, Program, Signature
+from octavo.cli import main
+from octavo.graph import DType, Op, Program, Signature, Tensor
 from octavo.model import Model
 from octavo.passes.pin_arguments import pin_arguments
 from octavo.runtime.session import Session
 from test_passes import branching
+from test_state import streaming
 
 X = np.random.default_rng(1).normal(size=(32, 1, 6)).astype(np.float32)
 
@@ -133,3 +138,71 @@ def test_what_cannot_run_for_another_reason_is_an_error() -> None:
     program = b.program(b.op("ADD", [x, b.weights("c", 5)], "sum", (1, 6), "AddOptions"))
     with pytest.raises(octavo.RunError):
         Window(program)
+
+
+# ---------------------------------------------------------------- from the command line
+
+
+def alike_signatures() -> Program:
+    """Two dense layers, as signatures "small" and "large" with an input of the same name."""
+    program, other = (Builder(seed) for seed in (1, 2))
+    first = program.program(program.dense(program.input("x", (1, 6)), "first", 4))
+    second = other.program(other.dense(other.input("x", (1, 6)), "second", 4))
+    first.signatures[0].key, second.signatures[0].key = "small", "large"
+    first.graphs += second.graphs
+    first.signatures += second.signatures
+    return first
+
+
+def quantize(tmp_path: Path, program: Program, arrays: dict[str, np.ndarray], *options: str) -> tuple[int, Path]:
+    Model(program).save(tmp_path / "model.tflite")
+    np.savez(tmp_path / "data.npz", **arrays)  # type: ignore[arg-type]
+    made = tmp_path / "small.tflite"
+    command = ["quantize", str(tmp_path / "model.tflite"), "-o", str(made), "--data", str(tmp_path / "data.npz")]
+    return main([*command, "--to", "integer", *options]), made
+
+
+def test_data_for_each_signature_from_one_file(tmp_path: Path) -> None:
+    x = X[:, 0]
+    status, made = quantize(tmp_path, alike_signatures(), {"small/x": x, "large/x": 8 * x})
+    assert status == 0
+    inputs = [graph.ops[0].outputs[0].qparams for graph in octavo.load(made).program.graphs]
+    scales = [float(qparams.scale[0]) for qparams in inputs if qparams is not None]
+    assert len(scales) == 2 and scales[1] > 6 * scales[0], "each signature saw its own data"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"small/x": X, "large/y": X}, "signature 'large' has the inputs 'x', but 'large/y' is no input of it"),
+        ({"middle/x": X}, "no recognised|no samples|middle/x"),
+    ],
+)
+def test_arrays_of_no_signature_are_named(
+    arrays: dict[str, np.ndarray], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert quantize(tmp_path, alike_signatures(), arrays)[0] == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_sequences_from_the_command_line(tmp_path: Path) -> None:
+    """Whole sequences are chosen, and the state is carried along within each."""
+    x = X[:24, 0]
+    status, made = quantize(tmp_path, streaming(), {"x": x}, "--steps", "8", "--samples", "16")
+    assert status == 0
+    wanted = octavo.quantize(Model(streaming()), octavo.integer(), octavo.Sequences([x[:8], x[8:16]]))
+    assert made.read_bytes() == bytes(wanted)
+
+
+def test_a_custom_op_from_the_command_line(tmp_path: Path) -> None:
+    """LiteRT can't load the model; its inputs' names are in the file all the same."""
+    b = Builder()
+    x = b.input("x", (1, 6))
+    y = b.dense(x, "dense", 6)
+    custom = b.graph.add_tensor(Tensor("out", DType.FLOAT32, (1, 6)))
+    b.graph.ops.append(Op("CUSTOM", [y], [custom], custom_code="Mine"))
+    status, made = quantize(tmp_path, b.program(custom), {"x": X[:, 0]})
+    assert status == 0
+    ops = octavo.load(made).program.main.ops
+    assert [op.code for op in ops] == ["QUANTIZE", "FULLY_CONNECTED", "DEQUANTIZE", "CUSTOM"]
+    assert all(t is not None and t.dtype is DType.FLOAT32 for t in [*ops[-1].inputs, *ops[-1].outputs])

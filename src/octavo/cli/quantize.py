@@ -11,7 +11,8 @@ import click
 
 import octavo
 from octavo.cli.device import described, metadata_options, scaled, scaling_options
-from octavo.cli.models import load_model, load_samples, save_model, spread
+from octavo.cli.models import calibration as calibration_of
+from octavo.cli.models import load_by_signature, load_model, load_samples, save_model
 from octavo.console import (
     PATH,
     Shapes,
@@ -60,6 +61,12 @@ _SCHEMES = {
 @data_option("Representative samples, for integer and integer-only; with labels for --max-drop.")
 @samples_option
 @click.option(
+    "--steps",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Every N samples of --data follow on each other: a model with state keeps it from one to the next.",
+)
+@click.option(
     "--io",
     metavar="SPEC",
     help="Types of inputs and outputs: uint8, int8, float32, or input=uint8,output=float32. "
@@ -83,6 +90,7 @@ def quantize(
     save_recipe: Path | None,
     data: Path | None,
     samples: int,
+    steps: int | None,
     io: str | None,
     shapes: Shapes,
     dequantize: bool,
@@ -122,9 +130,12 @@ def quantize(
         raise click.UsageError(f"{asked} needs representative samples: give --data FILE.npz")
     check_output(output, force)
     loaded = prepared(load_model(model), shapes, dequantize)
-    x, y = (None, None) if data is None else load_samples(data, loaded, "train")
+    parts = {} if data is None or max_drop is not None else load_by_signature(data, loaded)
+    x, y = (None, None) if data is None or parts else load_samples(data, loaded, "train")
     loaded, x = scaled(described(loaded), x, request.scheme)
-    calibration = None if x is None else spread(x, samples)
+    calibration = None if x is None else calibration_of(x, samples, steps)
+    if parts:
+        calibration = {key: calibration_of(part, samples, steps) for key, part in parts.items()}
     if place is not None:
         from octavo.api import prepare
         from octavo.targets.fit import quantize_for

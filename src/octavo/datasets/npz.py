@@ -3,7 +3,8 @@
 Recognised keys, in any case: samples under `x`, `x_test`, `x_train`, `images`, `inputs`, `data` or `features`, the
 first that is there; labels under `y_test` for `x_test`, `y_train` for `x_train`, else under `y`, `labels` or `targets`.
 A file for a model with several inputs holds one array per input, under the input's name. Labels may be missing. All
-arrays count samples along their first axis. Only the arrays that are asked for are read.
+arrays count samples along their first axis. For a model with several signatures, arrays named "signature/input" hold
+the samples of each. Only the arrays that are asked for are read.
 """
 
 from __future__ import annotations
@@ -69,6 +70,38 @@ def load_npz_inputs(
         path, {keys[name]: array for name, array in x.items()} | ({} if y is None or y_key is None else {y_key: y})
     )
     return x, y
+
+
+def load_npz_signatures(path: _Path, inputs: Mapping[str, Sequence[str]]) -> dict[str, dict[str, np.ndarray]]:
+    """Read samples for several signatures of a model, from arrays that are named "signature/input".
+
+    Args:
+      path: the file.
+      inputs: signature -> its input names.
+
+    Returns:
+      signature -> input name -> array, for the signatures that the file names; empty if it names none.
+
+    Raises:
+      DataError: as in `load_npz`; or an array names an input that its signature hasn't got, or leaves one out.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    with _opened(path) as file:
+        for signature, names in inputs.items():
+            keys = {key: key.removeprefix(f"{signature}/") for key in file.files if key.startswith(f"{signature}/")}
+            if not keys:
+                continue
+            odd = [key for key, name in keys.items() if name not in names]
+            missing = [name for name in names if name not in keys.values()]
+            if odd or missing:
+                problem = (
+                    f"{odd[0]!r} is no input of it" if odd else f"there is no array {f'{signature}/{missing[0]}'!r}"
+                )
+                listed = ", ".join(map(repr, names))
+                raise DataError(f"{path}: signature {signature!r} has the inputs {listed}, but {problem}")
+            found[signature] = {name: _read(file, key, path) for key, name in keys.items()}
+            _check_lengths(path, {f"{signature}/{name}": array for name, array in found[signature].items()})
+    return found
 
 
 @dataclass(frozen=True)
