@@ -10,7 +10,7 @@ from graphs import Builder
 from octavo import numerics
 from octavo.cli import main
 from octavo.graph import DType, Op, Program, Tensor
-from octavo.graph.queries import quantization_kind
+from octavo.graph.queries import quantization_kind, recorded_ranges
 from octavo.graph.verify import verify
 from octavo.model import Model
 from octavo.qtypes import QParams
@@ -115,6 +115,20 @@ def test_old_files_leave_out_the_scale_of_the_bias() -> None:
         if op.code in ("CONV_2D", "FULLY_CONNECTED") and op.inputs[2] is not None:
             op.inputs[2].qparams = None
     assert bytes(octavo.dequantize(Model(program))) == bytes(octavo.dequantize(small))
+
+
+def test_a_float_input_takes_the_range_of_what_is_quantized_from_it() -> None:
+    b = Builder()
+    mixed = octavo.quantize(
+        Model(b.program(b.dense(b.input("x", (1, 6)), "out", 4))), octavo.integer(), IMAGES.reshape(-1, 6)
+    )
+    assert [op.code for op in mixed.program.main.ops] == ["QUANTIZE", "FULLY_CONNECTED", "DEQUANTIZE"]
+    back = octavo.dequantize(mixed)
+    assert set(recorded_ranges(back.program)) == {*back.program.main.inputs, *back.program.main.outputs}
+    again = octavo.quantize(back, octavo.integer(fallback=False))
+    assert again.integer_only, "no samples are needed"
+    scales = [float(m.program.main.ops[i].inputs[0].qparams.scale[0]) for m, i in ((again, 0), (mixed, 1))]  # type: ignore[union-attr]
+    assert scales[0] == pytest.approx(scales[1], rel=1e-6)
 
 
 def test_recurrent_ops_are_named() -> None:

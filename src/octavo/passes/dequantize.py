@@ -17,7 +17,7 @@ from octavo import numerics
 from octavo.errors import RecipeError
 from octavo.graph import DType, Op, Program, Tensor
 from octavo.graph.edit import Editor
-from octavo.graph.queries import record_range
+from octavo.graph.queries import record_range, recorded_range
 from octavo.ops import OPS
 from octavo.qtypes import QParams
 from octavo.recurrent import LAYOUTS
@@ -45,6 +45,8 @@ def dequantize(program: Program) -> list[str]:
             _to_float(tensor)
         editor = Editor(program, graph)
         for op in editor.ops():
+            if op.code == "QUANTIZE":
+                _keep_range(op)
             if op.code in ("QUANTIZE", "DEQUANTIZE") and not editor.bypass(op):
                 shape = editor.constant("shape", np.array(op.outputs[0].shape, np.int32))
                 editor.change(op, "RESHAPE", [op.inputs[0], shape], "ReshapeOptions", {})
@@ -75,6 +77,14 @@ def _name_bias_scale(op: Op) -> None:
     if bias.dtype in (DType.INT32, DType.INT64) and data.qparams is not None and kernel.qparams is not None:
         scale = data.qparams.scale * kernel.qparams.scale
         bias.qparams = QParams(scale, np.zeros(scale.shape), 0 if scale.size > 1 else None)
+
+
+def _keep_range(op: Op) -> None:
+    """What a QUANTIZE op gives out goes; its range belongs to what it was given, as wide as every reader had it."""
+    source, made = op.inputs[0], recorded_range(op.outputs[0])
+    if source is not None and made is not None and not source.is_constant:
+        known = recorded_range(source) or made
+        record_range(source, min(known[0], made[0]), max(known[1], made[1]))
 
 
 def _to_float(tensor: Tensor) -> None:
