@@ -28,6 +28,8 @@ from octavo.targets.limits import (
     resize,
     same_quantization,
     size,
+    strides,
+    window_of,
 )
 from octavo.targets.rules import Facts, Limit, Source, Target, data_of, facts, weights_of
 
@@ -55,9 +57,18 @@ def _sums(op: Op) -> _Broken:
 
 def _long_strides(op: Op) -> _Broken:
     steps = op.option("strideH", 1), op.option("strideW", 1)
-    if max(steps) <= 3 or (dilation(op) == (1, 1) and op.option("padding", 0) == _VALID):
+    if max(steps) <= 3 or (dilation(op) == (1, 1) and not _pads(op, steps)):
         return None
     return f"strides {steps[0]}x{steps[1]}", None
+
+
+def _pads(op: Op, steps: tuple[int, int]) -> bool:
+    """Whether windows reach past the image: padding SAME may need none."""
+    image, result = data_input(op), op.outputs[0]
+    if op.option("padding", 0) == _VALID or image is None:
+        return False
+    window = window_of(op)
+    return any((result.shape[i + 1] - 1) * steps[i] + window[i] > image.shape[i + 1] for i in (0, 1))
 
 
 def _stretched(op: Op) -> _Broken:
@@ -116,12 +127,7 @@ def _mean_depth(named: list[int], tensor: Tensor) -> bool:
 
 _ONE_SCALE = Limit(f"a scale per channel only in {', '.join(_WEIGHTED)}", _per_channel, "quantize with octavo")
 _SUM = Limit(f"weights that sum up to at most {_WEIGHT_SUM:,} for an output", _sums, "split the layer")
-_STRIDES = Limit("strides above 3 only with padding VALID and without dilation", _long_strides, "use smaller strides")
-_STEP_3 = Limit(
-    "strides of at most 3",
-    lambda op: _long_strides(op) if max(op.option("strideH", 1), op.option("strideW", 1)) > 3 else None,
-    "use smaller strides",
-)
+_STRIDES = Limit("strides above 3 only without padding and dilation", _long_strides, "use smaller strides")
 _UP_STRIDES = Limit("strides 1x1 or 2x2 (2x1 and 1x2 on images of height or width 1)", _stretched, "upsample twice")
 _BIAS = bias_types(DType.INT32, DType.INT64)
 _AVERAGE = kernel(
@@ -152,7 +158,7 @@ def _u55_scale(high: float, wide: float, op: Op) -> bool:
     if high != wide and not ((result.shape[1] == 1 and high == 1) or (result.shape[2] == 1 and wide == 1)):
         return False
     centred = op.code == "RESIZE_BILINEAR" and op.option("halfPixelCenters", False)
-    return max(high, wide) in ((2,) if centred else (2, 4, 8))
+    return max(high, wide) in ((2,) if centred else (1, 2, 4, 8))
 
 
 def _u85_scale(high: float, wide: float, op: Op) -> bool:
@@ -197,7 +203,7 @@ _U55_OPS: Mapping[str, Facts] = {
     **facts("MAX_POOL_2D", _INT8_16, _MAX, _STRIDES),
     **facts("BATCH_MATMUL", "int8"),
     **facts("CONV_2D", _INT8_16, _BIAS, _SUM, _STRIDES),
-    **facts("DEPTHWISE_CONV_2D", _INT8_16, _BIAS, _SUM, _STEP_3),
+    **facts("DEPTHWISE_CONV_2D", _INT8_16, _BIAS, _SUM, strides(3)),
     **facts("FULLY_CONNECTED", _INT8_16, _BIAS, _SUM),
     **facts("TRANSPOSE_CONV", _INT8_16, _BIAS, _SUM, _UP_STRIDES),
     **facts("RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR", _INT8_16, _U55_RESIZE),

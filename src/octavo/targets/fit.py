@@ -96,7 +96,9 @@ def _adapted(program: Program, target: Target, request: Recipe | Scheme | None) 
     kind = f"int{scheme.activations.bits}"
     ranges = _made_up(program)
     ops = [op for op in program.ops() if any(tensor.dtype.is_float for tensor in data_of(op))]
-    floats = {op.code for op in ops if _in_float_only(op, target, kind)}
+    # A width that the target takes nowhere, or integer-only, is a contradiction, which isn't for rules to solve.
+    solvable = (request is None or scheme.fallback) and any(kind in known.forms for known in target.ops.values())
+    floats = {op.code for op in ops if solvable and _in_float_only(op, target, kind)}
     whole = {op.code for op in ops if op.code in target.ops and not target.ops[op.code].per_channel} - floats
     stays = floats or any(
         why_not_integer(op, scheme.activations.bits, ranges) and "float32" in _forms(op, target) for op in ops

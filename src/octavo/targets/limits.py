@@ -213,7 +213,7 @@ UNIT_BETA = option("beta", (1.0,), "beta 1", "scale the logits before it", defau
 DEFAULT_WEIGHTS_FORMAT = option("weightsFormat", (0,), "weights in the default layout", "convert the model anew")
 
 
-def _kernel_size(op: Op) -> tuple[int, int]:
+def window_of(op: Op) -> tuple[int, int]:
     """(height, width) of the window of a pooling op or the weights of a convolution."""
     if "filterHeight" in (op.options or {}):
         return op.option("filterHeight", 1), op.option("filterWidth", 1)
@@ -225,7 +225,7 @@ def kernel(holds: Callable[[int, int, bool], bool], rule: str) -> Limit:
     """A condition on height and width of the window and on whether the padding is VALID."""
 
     def broken(op: Op) -> _Broken:
-        height, width = _kernel_size(op)
+        height, width = window_of(op)
         return (
             None if holds(height, width, op.option("padding", _SAME) == _VALID) else (f"window {height}x{width}", None)
         )
@@ -236,14 +236,14 @@ def kernel(holds: Callable[[int, int, bool], bool], rule: str) -> Limit:
 def resize(holds: Callable[[float, float, Op], bool], rule: str, remedy: str) -> Limit:
     """A condition on the factors by which height and width grow; (n-1)/(m-1) where corners are aligned.
 
-    Nothing is asked of an image of 1x1, nor of one that keeps its size.
+    Nothing is asked of an image of 1x1.
     """
 
     def broken(op: Op) -> _Broken:
         image, result = data_input(op), op.outputs[0] if op.outputs else None
         if image is None or result is None or len(image.shape) != 4 or len(result.shape) != 4:
             return None
-        if image.shape[1:3] in ((1, 1), result.shape[1:3]):
+        if image.shape[1:3] == (1, 1):
             return None
         less = 1 if op.option("alignCorners", False) else 0
         pairs = zip(result.shape[1:3], image.shape[1:3], strict=True)
