@@ -12,10 +12,11 @@ from octavo import frontends, tflite
 from octavo.algorithms.refine import equalize_layers, needs, ranges, refine
 from octavo.calibrate.data import count_hint
 from octavo.calibrate.run import Needs, Statistics, collect
-from octavo.errors import RecipeError
+from octavo.errors import ConversionError, RecipeError
 from octavo.graph.queries import is_trained, quantization_kind, quantized_tensors, recorded_ranges
 from octavo.model import Model
 from octavo.passes.apply import apply
+from octavo.passes.channels_last import channels_last as move_channels_last
 from octavo.passes.dequantize import dequantize as dequantize_program
 from octavo.passes.fake_quant_marks import fake_quant_marks
 from octavo.passes.fix_shapes import fix_shapes as fix_program_shapes
@@ -75,14 +76,25 @@ def dequantize(model: Model | str | os.PathLike[str] | bytes) -> Model:
 _back_to_float = dequantize  # where a parameter has that name
 
 
-def convert(source: Any, *, inputs: Any = None, batch: int | None = 1, imports: Sequence[str] = ()) -> Model:
+def convert(
+    source: Any,
+    *,
+    inputs: Any = None,
+    batch: int | None = 1,
+    imports: Sequence[str] = (),
+    channels_last: bool = False,
+) -> Model:
     """Make a float `.tflite` model.
 
     Args:
-      source: a Keras 3 model (on any backend), a `.keras` or `.h5` file, a JAX function, a `.tflite` file or its bytes.
-      inputs: for a JAX function: a list of shapes, (shape, dtype) pairs or arrays, or a dict of them by name.
+      source: a Keras 3 model (on any backend), a `.keras` or `.h5` file, a PyTorch module or `.pt2` file, a Flax NNX
+        module, a JAX function, an `.onnx` file, a `.tflite` file or its bytes.
+      inputs: for a JAX function, a Flax or a PyTorch module: a list of shapes, (shape, dtype) pairs, arrays or tensors,
+        or a dict of them by name.
       batch: size of the batch dimension; None keeps it dynamic where the model allows.
       imports: names of modules that define classes and functions of your own, for a saved Keras model.
+      channels_last: from PyTorch: images go in and out as (batch, height, width, channels) instead of (batch,
+        channels, height, width), which saves a transpose at each border.
 
     Raises:
       ConversionError: the source can't be converted; says which part and what to do.
@@ -90,8 +102,13 @@ def convert(source: Any, *, inputs: Any = None, batch: int | None = 1, imports: 
     """
     if isinstance(source, Model):
         return source
+    if channels_last and not frontends.is_channels_first(source):
+        raise ConversionError("channels_last is for PyTorch, which puts channels first; leave it out")
     program = frontends.to_program(source, inputs=inputs, batch=batch, imports=imports)
-    return Model(program, notes=tuple(fake_quant_marks(program)))
+    notes = fake_quant_marks(program)
+    if channels_last:
+        notes += move_channels_last(program)
+    return Model(program, notes=tuple(notes))
 
 
 def quantize(

@@ -1,8 +1,9 @@
-"""How a trained range reaches the file: `fake_quant`, a JAX function that is lowered as a named composite.
+"""How a trained range reaches the file: `fake_quant`, a function of JAX or PyTorch, lowered as a named composite.
 
 `jax.lax.composite` keeps the call whole through StableHLO, and the converter keeps it as one STABLEHLO_COMPOSITE op on
-exactly the tensor it belongs to. `octavo.passes.fake_quant_marks` reads it there. Run by JAX itself, the function
-computes what it says: values rounded to the codes of its range.
+exactly the tensor it belongs to. `octavo.passes.fake_quant_marks` reads it there. Run by the framework itself, the
+function computes what it says: values rounded to the codes of its range, with a gradient that passes straight through
+the rounding (Bengio et al. 2013, arXiv:1308.3432). PyTorch's half is `octavo.marks_torch`.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ def is_marking() -> bool:
 
 
 def fake_quant(x: Any, low: float, high: float, bits: int = 8, symmetric: bool = False, name: str = "") -> Any:
-    """Round a JAX array to the codes of a range, and tell `octavo.convert` that this tensor has that range.
+    """Round an array to the codes of a range, and tell `octavo.convert` that this tensor has that range.
+
+    Gradients pass where the value is within the range, as if nothing had been rounded.
 
     Args:
-      x: any shape, float.
+      x: a JAX array or a PyTorch tensor of any shape, float.
       low, high: the range; widened to contain 0, and moved so that 0 has a code of its own.
       bits: width of the codes, 8 or 16.
       symmetric: the zero point is 0 (as for 16 bits).
@@ -50,13 +53,24 @@ def fake_quant(x: Any, low: float, high: float, bits: int = 8, symmetric: bool =
     Raises:
       ValueError: a range of NaN or infinite ends, or low > high.
     """
+    qtype = QType(bits, symmetric=symmetric)
+    low, high = ends(numerics.activation_params(low, high, qtype), qtype)
+    if type(x).__module__.partition(".")[0] == "torch":
+        from octavo import marks_torch
+
+        return marks_torch.fake_quant(x, low, high, bits, symmetric, name)
     import jax
 
-    qtype = QType(bits, symmetric=symmetric)
-    qparams = numerics.activation_params(low, high, qtype)
-    low, high = ends(qparams, qtype)
-    marked = jax.lax.composite(_decomposition, NAME)
-    return marked(x, low=np.float32(low), high=np.float32(high), bits=bits, symmetric=symmetric, name=name)
+    @jax.custom_jvp  # a composite has no derivative of its own
+    def marked(x: Any) -> Any:
+        composite = jax.lax.composite(_decomposition, NAME)
+        return composite(x, low=np.float32(low), high=np.float32(high), bits=bits, symmetric=symmetric, name=name)
+
+    @marked.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return marked(*primals), tangents[0] * ((primals[0] >= low) & (primals[0] <= high))
+
+    return marked(x)
 
 
 def _decomposition(x: Any, *, low: Any, high: Any, bits: int, symmetric: bool, name: str) -> Any:
@@ -64,8 +78,13 @@ def _decomposition(x: Any, *, low: Any, high: Any, bits: int, symmetric: bool, n
     import jax.numpy as jnp
 
     del name
-    scale = high / ((1 << (bits - 1)) - 1) if symmetric else (high - low) / ((1 << bits) - 1)
+    scale = step(low, high, bits, symmetric)
     return jnp.round(jnp.clip(x, low, high) / scale) * scale
+
+
+def step(low: Any, high: Any, bits: int, symmetric: bool) -> Any:
+    """The scale of a range whose ends are those of its codes (see `ends`)."""
+    return high / ((1 << (bits - 1)) - 1) if symmetric else (high - low) / ((1 << bits) - 1)
 
 
 def ends(qparams: QParams, qtype: QType) -> tuple[float, float]:

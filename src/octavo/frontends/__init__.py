@@ -16,15 +16,16 @@ from octavo.graph import Program
 
 KERAS_FILES = (".keras", ".h5", ".hdf5")
 
-_SOURCES = "a Keras 3 model, a .keras or .h5 file, a JAX function with inputs=[...], a .tflite file or its bytes"
+_SOURCES = (
+    "a Keras 3 model, a .keras or .h5 file, a PyTorch module, a Flax module or a JAX function with inputs=[...], "
+    "a .pt2 or .onnx file, a .tflite file or its bytes"
+)
 
 # What people also have, and what to do with it: file name endings ...
 _OTHER_FILES = {
-    ".onnx": "ONNX isn't supported; convert the model that it was exported from",
     ".pb": "a TensorFlow graph; convert the Keras model, or make a .tflite with TensorFlow and pass that",
-    ".pt": "PyTorch files aren't supported; make a .tflite with litert-torch and pass that",
-    ".pth": "PyTorch files aren't supported; make a .tflite with litert-torch and pass that",
-    ".pt2": "PyTorch files aren't supported; make a .tflite with litert-torch and pass that",
+    ".pt": "it holds weights or TorchScript; build the module, load its weights, and pass the module with inputs=[...]",
+    ".pth": "it holds weights; build the module, load them, and pass the module with inputs=[...]",
     ".safetensors": "it holds weights without a model; build the model, load them, and pass the model",
 }
 
@@ -32,8 +33,7 @@ _OTHER_FILES = {
 _OTHER_OBJECTS = {
     "tf_keras": "a Keras 2 model: save it as .h5, load it in Keras 3 with keras.models.load_model, and pass the model",
     "tensorflow": "a TensorFlow object: make a .tflite of it with TensorFlow and pass that",
-    "torch": "a PyTorch object: make a .tflite of it with litert-torch and pass that",
-    "onnx": "an ONNX model: ONNX isn't supported; convert the model that it was exported from",
+    "onnx": "an ONNX model in memory: save it as a file and pass its path",
 }
 
 
@@ -43,8 +43,8 @@ def to_program(
     """Read or convert a model.
 
     Args:
-      source: a Keras 3 model, the path of a `.keras`, `.h5` or `.tflite` file, the bytes of a `.tflite` file, or a
-        function of JAX arrays.
+      source: a Keras 3 model, a PyTorch module or exported program, a Flax NNX module, a function of JAX arrays, the
+        path of a `.keras`, `.h5`, `.pt2`, `.onnx` or `.tflite` file, or the bytes of a `.tflite` file.
       inputs: what goes in, for a function: a list of shapes, (shape, dtype) pairs, `jax.ShapeDtypeStruct`s or arrays,
         or a dict of them by argument name. For a Keras model: shapes that replace its own.
       batch: what stands for a batch size that is left open; None keeps it dynamic, where the model allows.
@@ -67,6 +67,14 @@ def to_program(
 
         keras.require_keras_3(sys.modules["keras"])
         return keras.convert(source, inputs=inputs, batch=batch, name=name, imports=imports)
+    if "torch" in packages and "torch" in sys.modules:
+        from octavo.frontends import torch
+
+        return torch.convert(source, inputs=inputs, batch=batch, name=name)
+    if "flax" in packages and "flax" in sys.modules:
+        from octavo.frontends import flax
+
+        return flax.convert(source, inputs, batch=batch, name=name)
     for package, advice in _OTHER_OBJECTS.items():
         if package in packages:
             raise ConversionError(f"{name or type(source).__name__}: this is {advice}")
@@ -77,6 +85,13 @@ def to_program(
     raise ConversionError(f"{name or type(source).__name__}: not a model that octavo converts: pass {_SOURCES}")
 
 
+def is_channels_first(source: Any) -> bool:
+    """Whether a model comes from PyTorch, which puts channels before height and width."""
+    if isinstance(source, str | os.PathLike):
+        return Path(os.fsdecode(source)).suffix.lower() == ".pt2"
+    return "torch" in _packages(source) and "keras" not in _packages(source)
+
+
 def _from_path(path: str | bytes, inputs: Any, batch: int | None, name: str | None, imports: Sequence[str]) -> Program:
     path = os.fsdecode(path)
     ending = Path(path).suffix.lower()
@@ -84,6 +99,14 @@ def _from_path(path: str | bytes, inputs: Any, batch: int | None, name: str | No
         from octavo.frontends import keras_files
 
         return keras_files.convert(path, inputs=inputs, batch=batch, name=name, imports=imports)
+    if ending == ".pt2":
+        from octavo.frontends import torch
+
+        return torch.convert_file(path, inputs=inputs, name=name)
+    if ending == ".onnx":
+        from octavo.frontends import onnx
+
+        return onnx.convert(path, inputs=inputs, batch=batch, name=name)
     if ending in _OTHER_FILES:
         raise ConversionError(f"{path}: {_OTHER_FILES[ending]}")
     if Path(path).is_dir():

@@ -20,7 +20,8 @@ from octavo.graph import Graph, Op, Program, Tensor
 from octavo.graph.queries import record_range, recorded_range
 from octavo.marks import NAME
 
-_VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+# Ops that give out what went in, in another shape or order.
+_VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE")
 
 
 def fake_quant_marks(program: Program) -> list[str]:
@@ -73,7 +74,7 @@ def _resolve(program: Program, graph: Graph, op: Op) -> None:
 
 
 def _record_before_views(graph: Graph) -> None:
-    """What a reshape gives out has the range of what went in: should the op go, range and name stay."""
+    """What a view gives out has the range of what went in: should the op go, range and name stay."""
     borders = {*graph.inputs, *graph.outputs}
     for op in reversed(graph.ops):
         source = op.inputs[0] if op.code in _VIEWS else None

@@ -18,9 +18,9 @@ from octavo.passes.drop_nan_guards import drop_nan_guards
 from octavo.passes.fake_quant_marks import fake_quant_marks
 from octavo.passes.fix_shapes import dynamic_inputs
 from octavo.passes.fold_constants import fold_constants
-from octavo.passes.fold_flatten import fold_flatten
 from octavo.passes.fold_pad import fold_pad
 from octavo.passes.fold_scales import fold_scales
+from octavo.passes.fold_transpose import fold_transpose
 from octavo.passes.fuse_activations import fuse_activations
 from octavo.passes.hoist_channelwise import hoist_channelwise
 from octavo.passes.pin_arguments import pin_arguments
@@ -63,7 +63,7 @@ PASSES = (
     spell_out,  # DIV by a constant is a MUL for fold_scales and recognise_hard_swish
     drop_identities,  # x * 1 stands between no two ops any longer
     cancel_moves,  # nor does a reshape
-    fold_flatten,  # a transpose that nothing cancelled
+    fold_transpose,  # a transpose that nothing cancelled
     recognise_relu,  # gives fuse_activations its RELU and RELU6
     hoist_channelwise,  # brings bias and activation of a 1-D convolution to where fold_scales finds them
     fold_scales,  # before fuse_activations: a MUL after a conv folds, after a clipped one mostly not
