@@ -6,10 +6,14 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TORCH_VENV := .venv-torch
+TORCH_INSTALLED := $(TORCH_VENV)/.installed
+# What requirements.lock holds: all extras but torch, which is too large.
+EXTRAS := bench dask dev flax images keras ray report tflm vela
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench bench-qat demo test test-slow zoo lint format types check largest lock clean
+.PHONY: help test-torch bench bench-qat demo test test-slow zoo lint format types check largest lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +23,10 @@ demo: $(INSTALLED) ## Train on MNIST, quantize it each way, evaluate, print the 
 
 test: $(INSTALLED) ## Run the tests, less the slow ones
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(ARGS)
+
+# On Linux without CUDA: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test-torch
+test-torch: $(TORCH_INSTALLED) ## Run the tests that need PyTorch, in an environment of its own (.venv-torch, 2 GB)
+	@PYTHONPATH=src $(TORCH_VENV)/bin/python -m pytest -q -m torch tests/pytorch tests/test_docs.py $(ARGS)
 
 test-slow: $(INSTALLED) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
@@ -54,11 +62,11 @@ lock: ## Resolve the dependencies anew into requirements.lock
 	$(PYTHON) -m venv "$$folder"; \
 	"$$folder/bin/python" -m pip --disable-pip-version-check install --quiet uv; \
 	"$$folder/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
-	  --all-extras --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+	  $(EXTRAS:%=--extra %) --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
 	  pyproject.toml --output-file requirements.lock
 
 clean: ## Remove .venv and all that was built
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis octavo-demo
+	rm -rf $(VENV) $(TORCH_VENV) build dist .pytest_cache .ruff_cache .hypothesis octavo-demo
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -70,4 +78,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@echo "Installing requirements.lock (a minute or two)"
 	@$(PIP) install --quiet --require-hashes -r requirements.lock
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(TORCH_INSTALLED): requirements-torch.txt
+	@if [ ! -x $(TORCH_VENV)/bin/python ]; then echo "Setting up $(TORCH_VENV)"; $(PYTHON) -m venv $(TORCH_VENV); fi
+	@echo "Installing requirements-torch.txt (a few minutes)"
+	@$(TORCH_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -r requirements-torch.txt
 	@touch $@

@@ -27,6 +27,13 @@ NOT_RUN = re.compile(r"<!--\s*not run:\s*(.*?)\s*-->")
 MAY_BE_LEFT_OUT = ("make", "git", "cd", "pip", "python -m pip", "python -m venv", "python3 -m venv")
 COMMAND_SECONDS = 600
 
+# A page with this line needs PyTorch: `make test-torch` runs it, in an environment of its own.
+NEEDS_TORCH = "<!-- needs PyTorch -->"
+RUNS = [
+    pytest.param(page, marks=pytest.mark.torch) if NEEDS_TORCH in page.read_text(encoding="utf-8") else page
+    for page in PAGES
+]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -110,7 +117,7 @@ def run_page(page: Path, text: str) -> int:
     return count
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", RUNS, ids=lambda page: page.name)
 def test_blocks_run(page, tmp_path):
     run = subprocess.run(
         [sys.executable, __file__, page],
