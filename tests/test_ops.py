@@ -92,7 +92,8 @@ def test_dynamic_range_kernel_agrees_with_the_float_kernel(row: Row, precision: 
         got, want = session.run(arrays)["out0"], reference.run(arrays)["out0"]
         span = want.max() - want.min()
         assert np.abs(got - want).max() <= 0.02 * span, "8 bits of activation lose less than 2 % of the output's span"
-        assert not np.array_equal(got, want), "activations weren't quantized at run time"
+        looked_up = row.hybrid_axis is not None  # nothing is multiplied, so nothing is quantized at run time
+        assert looked_up or not np.array_equal(got, want), "activations weren't quantized at run time"
 
 
 @pytest.mark.parametrize("row", [row for row in OPS.values() if row.int8 is None], ids=lambda row: row.name)

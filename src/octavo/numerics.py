@@ -111,6 +111,27 @@ def weight_params(weights: np.ndarray, qtype: QType, axis: int | None) -> QParam
     return QParams(_scales(magnitude, qtype.qmax), np.zeros(magnitude.shape, np.int64), axis)
 
 
+def block_params(weights: np.ndarray, qtype: QType, block: int) -> QParams:
+    """Symmetric parameters for each block of the last dimension: of the weights as (blocks, block).
+
+    Args:
+      weights: real values; `block` divides the last dimension.
+      qtype: the weights' type.
+      block: neighbours that share a scale.
+    """
+    params = weight_params(weights.reshape(-1, block), qtype, 0)
+    return QParams(block_scales(params.scale), params.zero_point, 0)
+
+
+def block_scales(scales: np.ndarray) -> np.ndarray:
+    """The nearest scales that a blockwise file can hold exactly for every kernel: float16 with 8 significant bits.
+
+    The file stores float16, XNNPACK works with bfloat16. Not below 2^-14, where float16 loses bits.
+    """
+    mantissa, exponent = np.frexp(np.clip(scales.astype(np.float64), 2.0**-14, 2.0**15))
+    return np.ldexp(np.rint(mantissa * 256) / 256, exponent).astype(np.float32)
+
+
 def merge_ranges(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
     """The smallest (low, high) that holds all of `ranges`: for tensors that must share one scale.
 

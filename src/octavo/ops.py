@@ -139,6 +139,8 @@ class Row:
       int4: bits of the activations (32: float) -> kernel version that takes weights stored as int4.
       hybrid: operands that are weights, where there are several: the dynamic kernel wants all that are given as int8,
         per tensor.
+      hybrid_axis: channel dimension of those, None: one scale for all.
+      blocks: whether the kernel for float activations takes int4 weights with a scale for each block of features.
       dynamic_per_channel: whether those weights may (and then do) carry a scale per channel.
       dynamic_options: options that the dynamic kernel needs.
       needs: what else needs a newer version.
@@ -165,6 +167,8 @@ class Row:
     dynamic: int | None = None
     int4: Mapping[int, int] = field(default_factory=dict)
     hybrid: tuple[int, ...] = ()
+    hybrid_axis: int | None = None
+    blocks: bool = False
     dynamic_per_channel: bool = True
     dynamic_options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
@@ -284,7 +288,7 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
             "FULLY_CONNECTED", "awb", options_type="FullyConnectedOptions",
             sample=Sample((_ROWS, Const((7, 12)), Const((7,)))),
             weights=Weights(1, axis=0, bias=2),
-            int8=4, int16=7, int16_bias32=11, dynamic=12, int4={8: 10, 32: 12},
+            int8=4, int16=7, int16_bias32=11, dynamic=12, int4={8: 10, 32: 12}, blocks=True,
             needs=(Need(6, without=2), Need(5, options={"keepNumDims": 0})),
             dynamic_options={"asymmetricQuantizeInputs": True},
         ),
@@ -308,7 +312,8 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
         ),
         Row(
             "EMBEDDING_LOOKUP", ".a", sample=Sample((Ints([3, 0, 5], constant=False), Const((8, 6)))),
-            tie=Tie.SAME, int8=1, steps=0.5,
+            tie=Tie.SAME, int8=1, steps=0.5, dynamic=4, int4={32: 4}, hybrid=(1,), hybrid_axis=0,
+            blocks=True,
         ),
     ),
     # ------------------------------------------------------------ arithmetic: scales are free

@@ -34,11 +34,16 @@ _INFINITE = 1e30
 
 @dataclass(frozen=True)
 class Form:
-    """How a tensor's values are stored: a dtype, and scale and zero point if it is quantized."""
+    """How a tensor's values are stored: a dtype, and scale and zero point if it is quantized.
+
+    Attributes:
+      block: so many neighbours share a scale: `qparams` is for the values as (blocks, block). 0: no blocks.
+    """
 
     dtype: DType
     qparams: QParams | None = None
     qtype: QType | None = None
+    block: int = 0
 
 
 FLOAT = Form(DType.FLOAT32)
@@ -415,7 +420,10 @@ def _weight_storage(op: Op, scheme: Scheme, result: Plan) -> DType:
     if scheme.weights.bits != 4:
         return DType.INT8
     bits = scheme.activations.bits if scheme.activations else 32
-    packed = bits in OPS[op.code].int4
+    row = OPS[op.code]
+    table = op.inputs[row.hybrid[0]] if row.hybrid_axis is not None else None
+    odd = table is not None and table.shape[-1] % 2 == 1  # rows that begin in the middle of a byte are read wrongly
+    packed = bits in row.int4 and not odd
     result.decisions[op] = replace(result.decisions[op], weights="int4" if packed else "4 bits in int8")
     return DType.INT4 if packed else DType.INT8
 
@@ -448,7 +456,9 @@ def _float_forms(graph: Graph, decisions: Mapping[Op, Decision], schemes: Mappin
         for index, tensor in enumerate(op.inputs):
             if tensor is not None and tensor.dtype is DType.FLOAT32:
                 result.wants[op, index] = FLOAT
-        if decision.precision == "dynamic":
+        row = OPS.get(op.code)
+        looks_up = decision.precision == "weight_only" and row is not None and row.hybrid_axis is not None
+        if decision.precision == "dynamic" or looks_up:  # rows come out of their table as floats
             _dynamic_form(op, scheme, result)
         elif decision.precision in ("float16", "weight_only"):
             kept = _weights(op, OPS.get(op.code)) if scheme.kind == "integer" else _constants(op)
@@ -460,13 +470,28 @@ def _float_forms(graph: Graph, decisions: Mapping[Op, Decision], schemes: Mappin
 def _dynamic_form(op: Op, scheme: Scheme, result: Plan) -> None:
     row = OPS[op.code]
     assert scheme.weights is not None
-    axis = row.weights.axis if row.weights is not None and row.dynamic_per_channel else None
+    axis = _weight_axis(row) if row.dynamic_per_channel else None
     weights = _weights(op, row)
     for index, tensor in enumerate(op.inputs):
         if tensor in weights and index in _weight_operands(row):
-            qparams = numerics.weight_params(tensor.values, scheme.weights, axis)
-            result.wants[op, index] = Form(_weight_storage(op, scheme, result), qparams, scheme.weights)
-    result.options[op] = dict(row.dynamic_options)
+            dtype = _weight_storage(op, scheme, result)
+            whole = row.blocks and scheme.block > 0 and tensor.shape[-1] % scheme.block == 0
+            if whole:
+                qparams = numerics.block_params(tensor.values, scheme.weights, scheme.block)
+            else:
+                qparams = numerics.weight_params(tensor.values, scheme.weights, axis)
+            result.wants[op, index] = Form(dtype, qparams, scheme.weights, scheme.block if whole else 0)
+            if scheme.block and row.hybrid[:1] in ((), (index,)):  # once for each op
+                _note_blocks(op, row, scheme.block, whole, result)
+    if row.options_type is not None:
+        result.options[op] = dict(row.dynamic_options)
+
+
+def _note_blocks(op: Op, row: Row, block: int, whole: bool, result: Plan) -> None:
+    made = result.decisions[op]
+    why = f"whose width isn't a multiple of {block}" if row.blocks else "whose kernel takes none"
+    kept = f"{made.weights} in blocks of {block}" if whole else f"{made.weights}, without blocks for an op {why}"
+    result.decisions[op] = replace(made, weights=kept)
 
 
 def _stored_weights(op: Op, tensor: Tensor, scheme: Scheme) -> Form:
@@ -476,10 +501,10 @@ def _stored_weights(op: Op, tensor: Tensor, scheme: Scheme) -> Form:
     """
     assert scheme.weights is not None
     row = OPS.get(op.code)
-    if row is None or row.weights is None or tensor not in _weights(op, row):
+    if row is None or (row.weights is None and row.hybrid_axis is None) or tensor not in _weights(op, row):
         return Form(DType.INT8, numerics.weight_params(tensor.values, INT8_WEIGHT, None), INT8_WEIGHT)
     dtype = DType.INT4 if scheme.weights.bits == 4 else DType.INT8
-    return Form(dtype, numerics.weight_params(tensor.values, scheme.weights, row.weights.axis), scheme.weights)
+    return Form(dtype, numerics.weight_params(tensor.values, scheme.weights, _weight_axis(row)), scheme.weights)
 
 
 def _border_forms(graph: Graph, scheme: Scheme, sites: Sites, result: Plan) -> None:
@@ -514,6 +539,10 @@ def _constants(op: Op) -> list[Tensor]:
 
 def _weight_operands(row: Row) -> tuple[int, ...]:
     return row.hybrid if row.weights is None else (row.weights.index,)
+
+
+def _weight_axis(row: Row) -> int | None:
+    return row.hybrid_axis if row.weights is None else row.weights.axis
 
 
 def _weights(op: Op, row: Row | None) -> list[Tensor]:

@@ -17,6 +17,8 @@ from octavo.qtypes import INT4_WEIGHT, INT8, INT8_WEIGHT, INT16, QType
 EFFORTS = ("fast", "balanced", "best")
 IO_TYPES = ("float32", "uint8", "int8", "int16")
 
+BLOCKS = (0, 32, 64, 128, 256)
+
 # TensorFlow's converter leaves smaller constants in float: below this, the saving isn't worth a run-time conversion.
 DYNAMIC_MIN_ELEMENTS = 1024
 # A float16 constant costs a DEQUANTIZE op and a second tensor in the file: about 200 bytes.
@@ -68,6 +70,7 @@ class Scheme:
       io: types of inputs and outputs.
       min_elements: constants with fewer elements stay in float.
       effort: "fast" (observed ranges, rounding to nearest), "balanced" or "best" (see docs/accuracy.md).
+      block: input features that share a scale, where the kernel takes that; 0: one scale for all of a channel's.
     """
 
     kind: str
@@ -78,6 +81,7 @@ class Scheme:
     io: IO = field(default_factory=IO)
     min_elements: int = 0
     effort: str = "fast"
+    block: int = 0
 
 
 def _weight_type(bits: int) -> QType:
@@ -101,14 +105,24 @@ def float16(min_elements: int = FLOAT16_MIN_ELEMENTS) -> Scheme:
     return Scheme("float16", min_elements=min_elements)
 
 
-def dynamic_range(min_elements: int = DYNAMIC_MIN_ELEMENTS, weights: int = 8) -> Scheme:
+def dynamic_range(min_elements: int = DYNAMIC_MIN_ELEMENTS, weights: int = 8, block: int = 0) -> Scheme:
     """Weights as int8; activations stay float in the file and are quantized at run time, batch by batch.
 
     Args:
       min_elements: smaller weights stay float32.
       weights: 8 or 4 bits. Four need samples (`calibration=`) to be rounded well.
+      block: 32, 64, 128 or 256: that many input features of four-bit weights share a scale (FULLY_CONNECTED and
+        EMBEDDING_LOOKUP; other ops, and widths that aren't a multiple, keep one scale per channel). 0 for no blocks.
+
+    Raises:
+      RecipeError: another width or block, or blocks of eight-bit weights.
     """
-    return Scheme("dynamic_range", _weight_type(weights), min_elements=min_elements, effort="balanced")
+    if block not in BLOCKS:
+        raise RecipeError(f"block={block}: LiteRT has kernels for blocks of {', '.join(map(str, BLOCKS[1:]))} features")
+    if block and weights != 4:
+        raise RecipeError(f"block={block} with weights={weights}: LiteRT's kernels take blocks of 4-bit weights only")
+    kept = _weight_type(weights)
+    return Scheme("dynamic_range", kept, min_elements=min_elements, effort="balanced", block=block)
 
 
 def weight_only(min_elements: int = DYNAMIC_MIN_ELEMENTS, weights: int = 8) -> Scheme:

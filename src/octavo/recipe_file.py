@@ -42,6 +42,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "per_channel": (bool,),
     "fallback": (bool,),
     "effort": (str,),
+    "block": (int,),
     "io": (str, dict),
 }
 
@@ -98,6 +99,7 @@ def _scheme_to_dict(scheme: Scheme) -> dict[str, Any]:
         "per_channel": scheme.per_channel,
         "fallback": scheme.fallback,
         "effort": scheme.effort,
+        "block": scheme.block,
         "min_elements": scheme.min_elements,
         "io": {"input": scheme.io.input, "output": scheme.io.output},
     }

@@ -50,6 +50,8 @@ def _known(row: Row) -> list[int]:
 
 def _version_of_types(op: Op, row: Row) -> int | None:
     data, weights = _data(op, row), _weights(op, row)
+    if row.hybrid_axis is not None and weights is not None and op.outputs[0].dtype is DType.FLOAT32:
+        return {DType.FLOAT32: row.plain, DType.INT8: row.dynamic, DType.INT4: row.int4.get(32)}.get(weights.dtype)
     bits = {DType.FLOAT32: 32, DType.INT8: 8, DType.INT16: 16}.get(data.dtype) if data is not None else None
     if bits is None:
         return None

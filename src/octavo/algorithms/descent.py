@@ -23,7 +23,7 @@ def improve(
     Args:
       weights: (groups, outputs, features), real values.
       codes: the same shape.
-      scales: broadcasts against (groups, outputs, 1).
+      scales: broadcasts against the weights.
       gram: (groups, features, features), symmetric; damp it first if it is singular.
       qtype: the weights' type.
       passes: how often to go over all features.
@@ -31,21 +31,21 @@ def improve(
     Returns:
       int8, the shape of `codes`.
     """
-    steps = np.broadcast_to(np.asarray(scales, np.float64), (*weights.shape[:2], 1))[..., 0]
+    steps = np.broadcast_to(np.asarray(scales, np.float64), weights.shape)
     found = codes.astype(np.float64)
-    gradient = (weights - found * steps[..., None]) @ gram
+    gradient = (weights - found * steps) @ gram
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
     for _ in range(passes):
         changed = False
         for j in range(weights.shape[2]):
-            curvature = diagonal[:, j, None] * steps
+            curvature = diagonal[:, j, None] * steps[:, :, j]
             with np.errstate(divide="ignore", invalid="ignore"):
                 wanted = np.where(curvature > 0, gradient[:, :, j] / curvature, 0.0)
             moved = np.clip(np.rint(found[:, :, j] + wanted), qtype.qmin, qtype.qmax) - found[:, :, j]
             if moved.any():
                 changed = True
                 found[:, :, j] += moved
-                gradient -= (moved * steps)[:, :, None] * gram[:, None, j, :]
+                gradient -= (moved * steps[:, :, j])[:, :, None] * gram[:, None, j, :]
         if not changed:
             break
     return found.astype(np.int8)

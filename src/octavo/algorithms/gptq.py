@@ -90,7 +90,7 @@ def round_weights(weights: np.ndarray, scales: np.ndarray, factors: Factors, qty
 
     Args:
       weights: (groups, outputs, features), real values.
-      scales: broadcasts against (groups, outputs, 1).
+      scales: broadcasts against the weights.
       factors: as from `factor`.
       qtype: the weights' type.
 
@@ -98,10 +98,10 @@ def round_weights(weights: np.ndarray, scales: np.ndarray, factors: Factors, qty
       int8, (groups, outputs, features).
     """
     order, upper = factors.order, factors.upper
-    taken = np.take_along_axis(np.asarray(weights, np.float64), order[:, None, :], axis=2)
-    ordered = np.ascontiguousarray(taken.transpose(2, 0, 1))  # a feature of all channels is one piece of memory
+    ordered = _in_order(np.asarray(weights, np.float64), order)
+    steps = np.broadcast_to(np.asarray(scales, np.float64), (*weights.shape[:2], scales.shape[2]))
+    steps = _in_order(steps, order) if steps.shape[2] > 1 else np.broadcast_to(steps[:, :, 0], ordered.shape)
     count, *channels = ordered.shape
-    steps = np.broadcast_to(np.asarray(scales, np.float64)[..., 0], channels)
     codes = np.empty(ordered.shape, np.int8)
     targets, errors = ordered.copy(), np.zeros(ordered.shape)
     ratio = upper / np.diagonal(upper, axis1=1, axis2=2)[:, None, :]
@@ -112,8 +112,13 @@ def round_weights(weights: np.ndarray, scales: np.ndarray, factors: Factors, qty
             targets[start:end] = ordered[start:end] + earlier.transpose(1, 0, 2)
         for j in range(start, end):
             targets[j] += np.einsum("gk,kgo->go", ratio[:, start:j, j], errors[start:j])
-            codes[j] = np.clip(np.rint(targets[j] / steps), qtype.qmin, qtype.qmax)
-            errors[j] = ordered[j] - codes[j] * steps
+            codes[j] = np.clip(np.rint(targets[j] / steps[j]), qtype.qmin, qtype.qmax)
+            errors[j] = ordered[j] - codes[j] * steps[j]
     restored = np.empty((channels[0], channels[1], count), np.int8)
     np.put_along_axis(restored, np.broadcast_to(order[:, None, :], restored.shape), codes.transpose(1, 2, 0), axis=2)
     return restored
+
+
+def _in_order(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """(groups, outputs, features) as (features, groups, outputs): a feature of all channels is one piece of memory."""
+    return np.ascontiguousarray(np.take_along_axis(values, order[:, None, :], axis=2).transpose(2, 0, 1))

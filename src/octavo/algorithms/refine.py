@@ -186,6 +186,10 @@ def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Halves
     op, qtype = found.op, scheme.weights
     assert qtype is not None
     rounding = _rounding(found, scheme, moments)
+    if found.form.block:
+        if rounding is not None:
+            _refine_blocks(found, plan, rounding)
+        return
     if qtype.bits < 8:  # eight bits lose more by clipping than they win
         scales = scale_matrix(op, found.qparams.scale)
         if rounding is None:
@@ -201,6 +205,17 @@ def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Halves
         rescale_weights(op, scheme, plan, found.qparams)  # once more: whether the sums fit depends on the codes
 
 
+def _refine_blocks(found: _Weights, plan: Plan, rounding: Rounding) -> None:
+    """The same for weights with a scale for each block of features: those of a fully connected layer."""
+    assert isinstance(found.key, tuple)
+    block, outputs = found.form.block, len(found.tensor.values)
+    largest = found.qparams.scale.reshape(outputs, -1)
+    scales = numerics.block_scales(rounding.best_block_scales(largest, block))
+    qparams = QParams(scales, found.qparams.zero_point, found.qparams.axis)
+    plan.wants[found.key] = replace(found.form, qparams=qparams)
+    plan.codes[found.key] = rounding.codes(scales.repeat(block, axis=1)[None])[0]
+
+
 def _refine_shared(
     found: _Weights, sharers: Sequence[Op], plan: Plan, scheme: Scheme, moments: Mapping[Op, Halves]
 ) -> None:
@@ -208,7 +223,12 @@ def _refine_shared(
     alike = [_weights(op, plan) for op in sharers]
     seen = [moments[op] for op in sharers if op in moments]
     same = all(other is not None and other.form == found.form for other in alike)
-    if not same or not seen or len({(op.code, part.block) for op, part in zip(sharers, seen, strict=False)}) > 1:
+    if (
+        not same
+        or not seen
+        or found.form.block
+        or len({(op.code, part.block) for op, part in zip(sharers, seen, strict=False)}) > 1
+    ):
         return  # each rounds them to nearest, so that equal codes are stored once
     rounding = _rounding(found, scheme, reduce(Halves.merge, seen))
     if rounding is not None:
@@ -257,8 +277,14 @@ def _correct_bias(op: Op, plan: Plan, moments: Halves, readers: Mapping[Tensor, 
     codes = plan.codes.get(current.key, plan.codes.get(current.tensor))
     if codes is None:
         assert current.form.qtype is not None
-        codes = numerics.quantize(current.tensor.values, current.qparams, current.form.qtype)
-    restored = to_matrix(op, codes) * scale_matrix(op, current.qparams.scale.astype(np.float64))
+        values = current.tensor.values
+        shaped = values.reshape(-1, current.form.block) if current.form.block else values
+        codes = numerics.quantize(shaped, current.qparams, current.form.qtype).reshape(values.shape)
+    scale = current.qparams.scale.astype(np.float64)
+    if current.form.block:
+        restored = (codes.reshape(-1, current.form.block) * scale[:, None]).reshape(1, *codes.shape)
+    else:
+        restored = to_matrix(op, codes) * scale_matrix(op, scale)
     wanted = bias_correction.corrected(bias.values, to_matrix(op, current.tensor.values), restored, mean)
     form = plan.wants.get((op, facts.bias))
     if form is not None and form.qparams is not None and form.qtype is not None:

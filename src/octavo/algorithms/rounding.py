@@ -38,11 +38,15 @@ class Rounding:
     thorough: bool = False
 
     def __post_init__(self) -> None:
-        groups, outputs, _ = self.weights.shape
-        count, block = self.gram.shape[:2]
-        flat = in_blocks(np.asarray(self.weights, np.float64).reshape(groups * outputs, -1), block)
-        self._blocks = flat.reshape(groups, outputs, -1, block).swapaxes(1, 2).reshape(count, outputs, block)
+        self._blocks = self._cut(np.asarray(self.weights, np.float64))
         self._factors = gptq.factor(self.gram)
+
+    def _cut(self, values: np.ndarray) -> np.ndarray:
+        """(groups, outputs, features) as (groups * blocks, outputs, block), padded with zeros."""
+        groups, outputs, _ = values.shape
+        count, block = self.gram.shape[:2]
+        flat = in_blocks(values.reshape(groups * outputs, -1), block)
+        return flat.reshape(groups, outputs, -1, block).swapaxes(1, 2).reshape(count, outputs, block)
 
     def best_scales(self, scales: np.ndarray) -> np.ndarray:
         """For each channel (or for all, if they share one) the scale whose codes leave the least output error.
@@ -57,6 +61,17 @@ class Rounding:
         best = np.argmin(left, axis=0)
         return np.choose(best, tried)
 
+    def best_block_scales(self, scales: np.ndarray, block: int) -> np.ndarray:
+        """For each block of features the scale with the least squared error, each feature counted with its importance.
+
+        Args:
+          scales: (outputs, blocks): those that the largest weights ask for; the weights are one group.
+          block: features that share a scale.
+        """
+        importance = self._factors.importance.reshape(-1)[: self.weights.shape[2]].reshape(-1, block)
+        pieces = self.weights[0].reshape(len(scales), -1, block).swapaxes(0, 1)
+        return weight_scales.best_scales(pieces, importance, scales.T[:, :, None], self.qtype)[:, :, 0].T
+
     def _left(self, scales: np.ndarray) -> np.ndarray:
         """Output error with these scales: the shape of `scales`."""
         spread = self._spread(scales)
@@ -66,14 +81,17 @@ class Rounding:
         return by_channel if scales.size > 1 else by_channel.sum(keepdims=True)
 
     def codes(self, scales: np.ndarray) -> np.ndarray:
-        """int8, the shape of the weights: the codes that leave the least output error."""
+        """int8, the shape of the weights: the codes that leave the least output error; scales broadcast to them."""
         groups, outputs, features = self.weights.shape
         found = self._rounded(self._spread(scales), descent.improve if self.thorough else None)
         joined = found.reshape(groups, -1, outputs, found.shape[2]).swapaxes(1, 2)
         return joined.reshape(groups, outputs, -1)[:, :, :features]
 
     def _spread(self, scales: np.ndarray) -> np.ndarray:
-        """A scale for every row of the blocks: (groups * blocks, outputs, 1)."""
+        """A scale for every row of the blocks, (groups * blocks, outputs, 1), or for every weight."""
+        if scales.shape[2] > 1:
+            spread = self._cut(scales)
+            return np.where(spread > 0, spread, 1.0)  # what pads the last block has no scale
         groups, outputs, _ = self.weights.shape
         return np.broadcast_to(scales, (groups, outputs, 1)).repeat(len(self.gram) // groups, axis=0)
 

@@ -15,6 +15,7 @@ from octavo.graph import DType, Graph, Op, Program, Tensor
 from octavo.graph.constants import Deferred, blocks
 from octavo.graph.model import raw_bytes
 from octavo.ops import OPS
+from octavo.passes.split_activations import split_activations
 from octavo.plan import FLOAT, FLOAT16, Form, Plan
 from octavo.qtypes import QParams
 from octavo.versions import settle_versions
@@ -27,6 +28,7 @@ def apply(program: Program, plan: Plan) -> None:
     """Edit `program` in place as `plan` says. The plan must have been made for this very program."""
     for graph in program.graphs:
         _Rewriter(program, graph, plan).run()
+    split_activations(program, lambda op: any(t is not None and "scales" in t.extra for t in op.inputs))
     settle_versions(program)
 
 
@@ -56,7 +58,7 @@ class _Rewriter:
     def _store(self, tensor: Tensor, form: Form) -> None:
         """Retype a tensor where it stands; a constant gets its new bytes."""
         if tensor in self.plan.codes:
-            _store_codes(tensor, self.plan.codes[tensor], form)
+            self._store_codes(tensor, self.plan.codes[tensor], form)
         elif tensor.is_constant:
             self._fill(tensor, self.floats[tensor], form)
         else:
@@ -66,10 +68,29 @@ class _Rewriter:
         if source.nbytes >= _LARGE:
             target.data = _deferred(source, form)
             target.dtype, target.qparams = form.dtype, form.qparams
+            self._scales(target, form)
         elif form == FLOAT16:
             target.set_values(numerics.to_float16(source.values))
         else:
-            _store_codes(target, _codes(source.values, form), form)
+            self._store_codes(target, _codes(source.values, form), form)
+
+    def _store_codes(self, tensor: Tensor, codes: np.ndarray, form: Form) -> None:
+        """Make `tensor` a constant of `codes`, two to a byte if they are int4."""
+        tensor.set_values(codes, form.dtype)
+        if form.dtype is DType.INT4:
+            tensor.data = numerics.pack_int4(codes)
+        tensor.qparams = form.qparams
+        self._scales(tensor, form)
+
+    def _scales(self, tensor: Tensor, form: Form) -> None:
+        """The scales of blocks are a constant of their own, one for each block: (..., blocks)."""
+        if not form.block or form.qparams is None:
+            return
+        scales = self.graph.add_tensor(Tensor(f"{tensor.name}/scales", DType.FLOAT16, ()))
+        scales.set_values(form.qparams.scale.reshape(*tensor.shape[:-1], -1).astype(np.float16))
+        details = {"type": "BlockwiseQuantization", "zeroPoints": -1, "blockSize": form.block}
+        tensor.qparams = None
+        tensor.extra = {**tensor.extra, "quantization": {"details": details}, "scales": scales}
 
     def _rewrite(self, op: Op) -> None:
         for index, tensor in enumerate(op.inputs):
@@ -101,7 +122,7 @@ class _Rewriter:
             if codes is None:
                 self._fill(made, self.floats[tensor], wanted)
             else:
-                _store_codes(made, codes, wanted)
+                self._store_codes(made, codes, wanted)
         else:
             made = self._convert(tensor, wanted)
         self.made[key] = made
@@ -138,6 +159,11 @@ def _codes(values: np.ndarray, form: Form, run: slice = slice(None)) -> np.ndarr
     """The codes of a constant, or of the `run` of its first axis that `values` holds."""
     qparams = form.qparams
     assert qparams is not None and form.qtype is not None
+    if form.block:
+        each = values[:1].size // form.block
+        start, end = ((run.start or 0) * each, None if run.stop is None else run.stop * each)
+        some = QParams(qparams.scale[start:end], qparams.zero_point[start:end], 0)
+        return numerics.quantize(values.reshape(-1, form.block), some, form.qtype).reshape(values.shape)
     if qparams.axis == 0:
         qparams = QParams(qparams.scale[run], qparams.zero_point[run], 0)
     convert = numerics.quantize_bias if form.qtype.bits >= 32 else numerics.quantize
@@ -159,14 +185,6 @@ def _blockwise(source: Tensor, form: Form) -> Iterator[np.ndarray]:
         else:
             codes = _codes(values, form, run)
             yield numerics.pack_int4(codes) if form.dtype is DType.INT4 else raw_bytes(codes)
-
-
-def _store_codes(tensor: Tensor, codes: np.ndarray, form: Form) -> None:
-    """Make `tensor` a constant of `codes`, two to a byte if they are int4."""
-    tensor.set_values(codes, form.dtype)
-    if form.dtype is DType.INT4:
-        tensor.data = numerics.pack_int4(codes)
-    tensor.qparams = form.qparams
 
 
 def _same(a: Form, b: Form) -> bool:
