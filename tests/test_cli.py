@@ -19,7 +19,7 @@ from octavo.cli import cli, main
 from octavo.graph import DType, Graph, Op, Program, Signature, Tensor
 from octavo.model import Model
 
-COMMANDS = ("demo", "convert", "quantize", "evaluate", "compare", "inspect", "show", "check", "bundle")
+COMMANDS = ("demo", "convert", "quantize", "evaluate", "compare", "inspect", "show", "check", "bundle", "doctor")
 VARIANTS = ("float32", "float16", "dynamic_range", "integer_float_io", "integer_only")
 SAMPLES, FEATURES, CLASSES = 120, 64, 24  # 1,536 weights: above the least number that dynamic range quantizes
 SLOWEST_HELP = 0.4  # seconds; measured: 0.06

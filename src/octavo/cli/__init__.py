@@ -16,6 +16,7 @@ from octavo.cli.check import check
 from octavo.cli.compare import compare
 from octavo.cli.convert import convert
 from octavo.cli.demo import demo
+from octavo.cli.doctor import doctor
 from octavo.cli.evaluate import evaluate
 from octavo.cli.inspect import inspect
 from octavo.cli.quantize import quantize
@@ -23,7 +24,7 @@ from octavo.cli.show import show
 from octavo.console import Commands, debug_option, run
 
 # In the order in which one needs them, as `--help` lists them.
-_COMMANDS = (demo, convert, quantize, evaluate, compare, inspect, show, check, bundle)
+_COMMANDS = (demo, convert, quantize, evaluate, compare, inspect, show, check, bundle, doctor)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -36,7 +36,7 @@ from octavo.console import (
     help="Batch size in the file; 'none' keeps it dynamic where the model allows.",
 )
 @click.option(
-    "--channels-last", is_flag=True, help="From PyTorch: images as (batch, height, width, channels), not channels first."
+    "--channels-last", is_flag=True, help="From PyTorch: images as (batch, height, width, channels), channels last."
 )
 @metadata_options
 @preparing_options
