@@ -135,7 +135,7 @@ def test_recurrent_ops_are_named() -> None:
     b = Builder()
     x = b.input("x", (1, 6), DType.INT8)
     x.qparams = QParams.per_tensor(0.1, 0)
-    program = b.program(b.op("RNN", [x], "out", (1, 6), "RNNOptions", dtype=DType.INT8))
+    program = b.program(b.op("RNN", [x] * 5, "out", (1, 6), "RNNOptions", dtype=DType.INT8))
     with pytest.raises(octavo.RecipeError, match="RNN 'out' can't be brought back"):
         octavo.dequantize(Model(program))
 

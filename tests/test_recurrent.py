@@ -216,7 +216,7 @@ def test_a_float_initial_state_stays_in_float() -> None:
     assert state is not None
     state.is_variable = False
     state.set_values(np.ones((BATCH, UNITS), np.float32))
-    assert "isn't a variable" in recurrent.why_not_integer(program.main.ops[0], {})
+    assert "isn't a float32 variable" in recurrent.why_not_integer(program.main.ops[0], {})
 
 
 @pytest.mark.parametrize("name", ["lstm", "svdf"])

@@ -280,3 +280,48 @@ def test_a_loop_in_a_loop_is_calibrated() -> None:
     ]  # fmt: skip
     wanted, got = (octavo.Runner(model)(data[:, 0]) for model in (Model(outer), small))
     assert numerics.sqnr_db(np.asarray(wanted), np.asarray(got)) > 20
+
+
+# ---------------------------------------------------------------- damaged files
+
+
+def without(program: Program, code: str, index: int) -> Program:
+    """The op that is named lacks an operand."""
+    next(op for op in program.ops() if op.code == code).inputs[index] = None
+    return program
+
+
+def turning(body: int) -> Program:
+    """The body of the loop is another subgraph."""
+    program = looping()
+    program.main.ops[0].options = {"condSubgraphIndex": 1, "bodySubgraphIndex": body}
+    return program
+
+
+def starting_itself() -> Program:
+    program = streaming()
+    next(op for op in program.ops() if op.code == "CALL_ONCE").options = {"initSubgraphIndex": 0}
+    return program
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (without(looping(), "WHILE", 0), r"WHILE 'out0' has 1 of the 2 operand"),
+        (without(streaming(), "ASSIGN_VARIABLE", 1), r"ASSIGN_VARIABLE has 1 of the 2 operand"),
+        (without(ring(), "CONCATENATION", 1), r"CONCATENATION 'new' has 1 of the 2 operand"),
+        (without(recurrent(), "UNIDIRECTIONAL_SEQUENCE_LSTM", 2), r"LSTM 'lstm' has 11 of the 12 operand"),
+        (turning(9), r"calls subgraph 9, which isn't there"),
+        (turning(-1), r"calls subgraph -1, which isn't there"),
+        (turning(0), r"hands 2 value\(s\) to a subgraph that takes 1"),
+        (starting_itself(), r"CALL_ONCE calls a subgraph that it is part of"),
+    ],
+)  # fmt: skip
+def test_damaged_calls_are_named_before_anything_runs(program: Program, message: str) -> None:
+    for act in (
+        lambda model: octavo.quantize(model, octavo.integer(), STEPS),
+        lambda model: octavo.fix_shapes(model, (1, 6)),
+        octavo.dequantize,
+    ):
+        with pytest.raises(octavo.ModelFileError, match=message):
+            act(Model(program))

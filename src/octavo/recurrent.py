@@ -78,8 +78,8 @@ def _constants_problem(op: Op, indices: range | tuple[int, ...]) -> str:
 def _state_problem(op: Op, indices: tuple[int, ...]) -> str:
     for index in indices:
         tensor = _operand(op, index)
-        if tensor is None or not tensor.is_variable or tensor.is_constant:
-            return f"its state, operand {index}, isn't a variable that starts at zero"
+        if tensor is None or not tensor.is_variable or tensor.is_constant or tensor.dtype is not DType.FLOAT32:
+            return f"its state, operand {index}, isn't a float32 variable that starts at zero"
     return ""
 
 
@@ -208,15 +208,15 @@ class _Svdf:
 
 
 class _Features:
-    """What SVDF remembers of each input."""
+    """What SVDF remembers of each input; here as if each had filled the memory (batch, features * steps) alone."""
 
     def __init__(self, op: Op) -> None:
-        weights = op.inputs[1]
-        assert weights is not None
-        self.weights = weights.values.T
+        weights, time = op.inputs[1], op.inputs[2]
+        assert weights is not None and time is not None
+        self.weights, self.steps = weights.values.T, time.shape[1]
 
     def step(self, x: np.ndarray, anew: bool) -> np.ndarray:
-        return x @ self.weights
+        return np.repeat(x @ self.weights, self.steps, axis=1)
 
 
 LAYOUTS: Mapping[str, Layout] = {"UNIDIRECTIONAL_SEQUENCE_LSTM": _Lstm(), "SVDF": _Svdf()}
@@ -228,6 +228,8 @@ def why_not_integer(op: Op, ranges: Mapping[Tensor, Range]) -> str:
     if layout is None:
         return ""
     state = _operand(op, layout.state)
+    if any(tensor.dtype is not DType.FLOAT32 for tensor in op.outputs):
+        return "its output isn't float32"
     unseen = f"no calibration data reached the state of {op.name}"
     return layout.problem(op) or ("" if state in ranges else unseen)
 

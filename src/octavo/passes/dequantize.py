@@ -19,6 +19,7 @@ from octavo.graph import DType, Op, Program, Tensor
 from octavo.graph.edit import Editor
 from octavo.graph.queries import record_range, recorded_range
 from octavo.ops import OPS
+from octavo.passes.check_operands import check_operands
 from octavo.qtypes import QParams
 from octavo.recurrent import LAYOUTS
 
@@ -34,6 +35,7 @@ def dequantize(program: Program) -> list[str]:
     Raises:
       RecipeError: an op can't be brought back; names it.
     """
+    check_operands(program)
     count = 0
     for graph in program.graphs:
         for op in graph.ops:

@@ -16,9 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from octavo.errors import OctavoError, RecipeError
+from octavo.errors import OctavoError, RecipeError, RunError
 from octavo.graph import Graph, Op, Program, Tensor
 from octavo.graph.edit import has_static_shape
+from octavo.passes.check_operands import check_operands
 from octavo.passes.drop_dead import called_graphs
 from octavo.passes.fold_constants import fold
 from octavo.text import printable
@@ -53,6 +54,7 @@ def fix_shapes(program: Program, shapes: Mapping[str, Sequence[int]] | Sequence[
       RecipeError: an unknown input, a shape that doesn't fit it, or a dynamic input without one.
       RunError: the model can't run with these shapes.
     """
+    check_operands(program)
     wanted = _wanted(_entries(program), shapes)
     if all(has_static_shape(tensor) for tensor in program.tensors()):
         return []
@@ -201,7 +203,11 @@ def _run_on(
             computed += [t for t in op.outputs if t.dtype.numpy is not None and not t.is_variable]
     if not computed:
         return {}
-    arrays = [np.zeros(wanted.get(tensor, tensor.shape), tensor.dtype.numpy) for tensor in graph.inputs]
+    shapes = [wanted.get(tensor, tensor.shape) for tensor in graph.inputs]
+    try:
+        arrays = [np.zeros(shape, tensor.dtype.numpy) for tensor, shape in zip(graph.inputs, shapes, strict=True)]
+    except (MemoryError, ValueError):
+        raise RunError(f"there isn't enough memory for inputs of the shapes {shapes}") from None
     copy, key = opened(program, graph, computed)
     session = Session(write(copy), kernels=kernels, signature=key, name=program.source or None)
     session.resize([array.shape for array in arrays])
