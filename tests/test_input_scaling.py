@@ -201,3 +201,21 @@ class TestCommand:
         found = octavo.read_metadata("small.tflite")
         assert (found.outputs[0].labels, found.description) == (("a", "b", "c", "d"), "Tells four.")
         assert (found.inputs[0].mean, found.inputs[0].std) == ((0,), (255,))
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_layers_of_keras(padding):
+    import keras
+
+    layers = keras.layers
+    front = {
+        "same": layers.Rescaling(1 / 255),
+        "valid": layers.Normalization(mean=[120.0, 110.0, 100.0], variance=[3000.0, 3300.0, 3600.0]),
+    }[padding]
+    after = [layers.Conv2D(8, 3, padding=padding, activation="relu"), layers.GlobalAveragePooling2D(), layers.Dense(5)]
+    model = octavo.convert(keras.Sequential([keras.Input((8, 8, 3)), front, *after]))
+    images = BYTES.astype(np.float32)
+    recipe = octavo.integer(fallback=False, io="uint8")
+    small = octavo.quantize(octavo.fold_scaling(model), recipe, images)
+    assert {op.code for op in small.program.main.ops} == {"QUANTIZE", "CONV_2D", "MEAN", "FULLY_CONNECTED"}
+    assert error(on_bytes(small), octavo.Runner(model)(images)) < 0.05
