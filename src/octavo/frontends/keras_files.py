@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -81,7 +82,7 @@ def load(path: str | os.PathLike[str], imports: Sequence[str] = ()) -> Any:
         try:
             return keras.models.load_model(source, custom_objects=known, compile=False)
         except Exception as error:  # zip, JSON, HDF5 and the model's own errors all come through
-            reason = first_line(error).replace(source, path)
+            reason = _reason(error).replace(source, path)
             raise ModelFileError(f"{path}: Keras can't load it ({reason}); {_advice(path)}") from error
 
 
@@ -124,11 +125,17 @@ def _check_exists(path: str) -> None:
         raise ModelFileError(f"{path}: no such file")
 
 
+def _reason(error: Exception) -> str:
+    """The class that Keras doesn't know, which it names far down in its message, or what it says first."""
+    unknown = re.search(r"(?:Could not locate|Unknown) (\w+):? '([^']+)'", str(error))
+    return f"it doesn't know the {unknown[1]} {unknown[2]!r}" if unknown else first_line(error)
+
+
 def _advice(path: str) -> str:
     if _saved_by_keras_2(path):
         return (
-            "it was saved by Keras 2: save it there as .h5, of which Keras 3 can load more, or build the model in Keras 3, "
-            "load its weights with model.load_weights, and pass the model"
+            "it was saved by Keras 2: save it there as .h5, of which Keras 3 loads more, or build the model in "
+            "Keras 3, load its weights with model.load_weights, and pass the model"
         )
     return (
         "if it holds layers of your own, name the module that defines them: --import MODULE, or "

@@ -48,14 +48,17 @@ def convert(
       ConversionError: it can't be saved, or not be loaded and converted on the JAX backend; says why.
     """
     with tempfile.TemporaryDirectory() as folder:
-        own: list[Any] = []
-        saved = source
+        saved, modules = source, list(imports)
         if not isinstance(source, str):
-            saved, own = _save(source, folder, where), list(_own_classes(source))
-        modules = dict.fromkeys([*imports, *(cls.__module__ for cls in own if cls.__module__ != "__main__")])
-        job = {"path": saved, "batch": batch, "inputs": _as_data(inputs, where), "imports": list(modules)}
-        local = [cls.__name__ for cls in own if cls.__module__ == "__main__"]
-        program = _in_another_process(job, Path(folder) / "model.tflite", where, local)
+            modules += _own_modules(source, where)
+            saved = _save(source, folder, where)
+        job = {
+            "path": saved,
+            "batch": batch,
+            "inputs": _as_data(inputs, where),
+            "imports": list(dict.fromkeys(modules)),
+        }
+        program = _in_another_process(job, Path(folder) / "model.tflite", where)
     program.source = where
     return program
 
@@ -69,13 +72,19 @@ def _save(model: Any, folder: str, where: str) -> str:
     return path
 
 
-def _own_classes(model: Any) -> Iterator[Any]:
-    """The classes of layers, and of what layers use as activation, that are neither Keras's nor octavo's."""
+def _own_modules(model: Any, where: str) -> Iterator[str]:
+    """The modules of layers, and of what layers use as activation, that are neither Keras's nor octavo's."""
     for layer in model._flatten_layers():
         activation = getattr(layer, "activation", None)
         for thing in (type(layer), activation if hasattr(activation, "__name__") else type(activation)):
+            if thing.__module__ == "__main__":
+                raise ConversionError(
+                    f"{where}: this script or notebook itself defines {thing.__name__}, and Keras's JAX backend, which "
+                    "octavo uses, runs in a process that can't import it: define it in a module, or set "
+                    "KERAS_BACKEND=jax before keras is imported"
+                )
             if str(thing.__module__).partition(".")[0] not in ("keras", "octavo", "builtins"):
-                yield thing
+                yield thing.__module__
 
 
 def _as_data(inputs: Any, where: str) -> Any:
@@ -93,8 +102,8 @@ def _entry(entry: Any, name: str, where: str) -> list[Any]:
     return [list(parsed.shape), parsed.dtype]
 
 
-def _in_another_process(job: Mapping[str, Any], out: Path, where: str, local: Sequence[str]) -> Program:
-    """Run `_PROGRAM`. `local` are classes that only this process can have: its script or notebook defines them."""
+def _in_another_process(job: Mapping[str, Any], out: Path, where: str) -> Program:
+    """Run `_PROGRAM`."""
     from octavo.tflite import read
 
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109  (an environment holds strings)
@@ -108,7 +117,6 @@ def _in_another_process(job: Mapping[str, Any], out: Path, where: str, local: Se
     if run.returncode != 0 or not out.exists():
         lines = [line for line in run.stderr.splitlines() if line.strip()]
         why = (lines[-1] if lines else "no message").removeprefix("octavo: ").replace(str(job["path"]), where)
-        if local:
-            why += f"; {', '.join(local)} of this script can't be imported there: define them in a module of their own"
+        why = why.removeprefix(f"{where}: ")
         raise ConversionError(f"{where} can't be converted on Keras's JAX backend, which octavo uses: {why}")
     return read(out.read_bytes())

@@ -185,8 +185,10 @@ def _copy(layer: Any, kind: Kind, **changes: Any) -> Part:
     from octavo.qat.layers import BatchNormalization
 
     cls = BatchNormalization if type(layer) is keras.layers.BatchNormalization else type(layer)
+    # The function of a Lambda layer is here already: copying it runs no code that a file brought along.
+    trusted = {"safe_mode": False} if isinstance(layer, keras.layers.Lambda) else {}
     try:
-        new = cls.from_config({**layer.get_config(), **changes})
+        new = cls.from_config({**layer.get_config(), **changes}, **trusted)
     except Exception as error:  # a user's layer without get_config, or with one that doesn't fit
         raise ConversionError(
             f"layer {layer.name!r} ({type(layer).__name__}) can't be copied from its configuration "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
@@ -186,7 +187,8 @@ def _through_tensorflow(what: str, otherwise: str, make: Callable[[Any], Any]) -
             theirs.exclude_conversion_metadata = converter.exclude_conversion_metadata
             made = theirs.convert()
         except Exception as error:  # TensorFlow raises ValueError, ConverterError, OSError, ...
-            reason = " ".join(str(error).split())[:300]
+            lacking = ", ".join(dict.fromkeys(re.findall(r"'(tf\.\w+)' op is neither", str(error))))
+            reason = f"LiteRT has no op for {lacking}" if lacking else " ".join(str(error).split())[:300]
             raise ConversionError(f"TensorFlow can't convert {what}: {reason}") from error
         return octavo.load(bytes(made))
 
