@@ -214,6 +214,9 @@ class Comparison:
     def __rich__(self) -> Any:
         return self._table().__rich__()
 
+    def _repr_html_(self) -> str:
+        return self._table()._repr_html_()
+
     def _table(self) -> Any:
         from octavo.report.terminal import variants_table
 

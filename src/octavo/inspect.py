@@ -88,6 +88,11 @@ class Inspection:
 
         return Group(self._table().__rich__(), *map(Text, self._remarks()))
 
+    def _repr_html_(self) -> str:
+        from octavo.report.notebook import lines_html
+
+        return self._table()._repr_html_() + lines_html(self._remarks())
+
     def _table(self) -> Any:
         from octavo.report.terminal import layers_table
 

@@ -81,8 +81,20 @@ class Model:
         return Table(("op", "name", "inputs", "output", "dtype", "scale", "zero point"), rows)
 
     def __repr__(self) -> str:
+        return f"<octavo.Model {self._title()}>"
+
+    def _repr_html_(self) -> str:
+        from octavo.report.notebook import lines_html
+
+        graph = self.program.main
+        borders = [("input", tensor) for tensor in graph.inputs] + [("output", tensor) for tensor in graph.outputs]
+        rows = [(side, t.name, _shape(t), t.dtype.value, *_scale(t)) for side, t in borders]
+        table = Table(("", "name", "shape", "dtype", "scale", "zero point"), rows)
+        return lines_html([f"{self._title()}, {self.nbytes:,} bytes"]) + table._repr_html_()
+
+    def _title(self) -> str:
         ops = sum(len(graph.ops) for graph in self.program.graphs)
-        return f"<octavo.Model {self.name or 'in memory'}: {ops} ops>"
+        return f"{self.name or 'in memory'}: {ops} ops"
 
 
 def _describe(op: Op) -> tuple[str, ...]:
@@ -130,12 +142,26 @@ class Summary:
     def __str__(self) -> str:
         if not self.decisions:
             return "not quantized by octavo"
+        lines = self._counted()
+        lines += [f"  in float: {d.op}: {d.reason}" + (f"; {d.remedy}" if d.remedy else "") for d in self.in_float]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from octavo.report.notebook import lines_html
+
+        if not self.decisions:
+            return lines_html([str(self)])
+        rows = [(d.op, d.reason, d.remedy or None) for d in self.in_float]
+        table = Table(("in float", "why", "what to do"), rows)._repr_html_() if rows else ""
+        return lines_html(self._counted()) + table + lines_html(f"note: {note}" for note in self.notes)
+
+    def _counted(self) -> list[str]:
+        """How many ops have which precision, and which weights."""
         counted = ", ".join(f"{count} {precision}" for precision, count in sorted(self.counts.items()))
         lines = [f"{len(self.decisions)} ops: {counted}"]
         for kept in sorted({decision.weights for decision in self.decisions} - {""}):
             held = [decision for decision in self.decisions if decision.weights == kept]
             why = " (no int4 kernel)" if kept != "int4" else ""
             lines.append(f"  weights of {len(held)} ops: {kept}{why}: {', '.join(sorted({d.kind for d in held}))}")
-        lines += [f"  in float: {d.op}: {d.reason}" + (f"; {d.remedy}" if d.remedy else "") for d in self.in_float]
-        lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines)
+        return lines

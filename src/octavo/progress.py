@@ -1,7 +1,8 @@
-"""Progress of long work on stderr: a bar with the time left on a terminal, plain lines without one."""
+"""Progress of long work on stderr: a bar with the time left on a terminal and in notebooks, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -119,7 +120,7 @@ def task(description: str, total: int | None = None, enabled: bool = True) -> Ab
     bars = _open_bars.get()
     if bars is not None:
         return _inner_bar(bars, description, total)
-    bars = _new_bars() if sys.stderr.isatty() else None
+    bars = _new_bars() if sys.stderr.isatty() or _in_notebook() else None
     return _outer_bar(bars, description, total) if bars is not None else _lines(description, total)
 
 
@@ -165,6 +166,11 @@ def _inner_bar(bars: Progress, description: str, total: int | None, keep: bool =
     finally:
         if not keep:
             bars.remove_task(display._bar)
+
+
+def _in_notebook() -> bool:
+    """Whether this is a Jupyter kernel that can redraw: rich draws its bars with ipywidgets, and warns without."""
+    return "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
 
 
 def _new_bars() -> Progress | None:

@@ -63,13 +63,20 @@ class Parity:
         return self.own <= 1 and not self.missing
 
     def __str__(self) -> str:
-        verdict = "parity holds" if self.holds else "parity does not hold"
-        lines = [str(self._table()), f"{verdict}: at most {self.own} step(s) per layer over {self.samples} samples"]
-        lines += [f"not in the file: {', '.join(self.missing)}"] if self.missing else []
-        return "\n".join(lines)
+        return "\n".join([str(self._table()), *self._verdict()])
 
     def __rich__(self) -> Any:
         return self._table().__rich__()
+
+    def _repr_html_(self) -> str:
+        from octavo.report.notebook import lines_html
+
+        return self._table()._repr_html_() + lines_html(self._verdict())
+
+    def _verdict(self) -> list[str]:
+        verdict = "parity holds" if self.holds else "parity does not hold"
+        lines = [f"{verdict}: at most {self.own} step(s) per layer over {self.samples} samples"]
+        return lines + ([f"not in the file: {', '.join(self.missing)}"] if self.missing else [])
 
     def _table(self) -> Table:
         titles = [

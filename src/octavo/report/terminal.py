@@ -63,6 +63,11 @@ class Table:
         drawn = [line(lines[0]), line("-" * width for width in widths), *map(line, self.rows)]
         return "\n".join([self.title, *drawn] if self.title else drawn)
 
+    def _repr_html_(self) -> str:
+        from octavo.report.notebook import table_html
+
+        return table_html(self)
+
     def __rich__(self) -> RichTable:
         from rich import box
         from rich.table import Table as RichTable

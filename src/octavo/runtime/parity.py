@@ -81,6 +81,9 @@ class Parity:
     def __rich__(self) -> Any:
         return self._table().__rich__()
 
+    def _repr_html_(self) -> str:
+        return self._table()._repr_html_()
+
     def _table(self) -> Any:
         from octavo.report.terminal import parity_table
 
