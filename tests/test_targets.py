@@ -284,6 +284,40 @@ class TestLimits:
         assert bad.refused == 1 and all(finding.change and finding.what for finding in bad.findings)
 
 
+@pytest.mark.parametrize("name", ["tflm", "ethosu55", "ethosu85"])
+@pytest.mark.parametrize(
+    ("place", "given", "what"),
+    [
+        (9, True, "peepholes"),
+        (16, True, "a projection"),
+        (20, True, "layer normalization"),
+        (1, False, "no input gate"),
+    ],
+)
+def test_only_plain_lstms(name: str, place: int, given: bool, what: str) -> None:
+    build = Builder()
+    inputs: list[Tensor | None] = [build.input("x", (1, 4, 8), DType.INT8)]
+    inputs += [build.const(f"weights{number}", np.ones((4, 8), I8)) for number in range(8)]
+    inputs += [
+        None,
+        None,
+        None,
+        *(build.const(f"bias{number}", np.zeros(4, np.int32)) for number in range(4)),
+        None,
+        None,
+    ]
+    inputs += [build.graph.add_tensor(Tensor(state, DType.INT8, (1, 4), is_variable=True)) for state in ("h", "c")]
+    inputs += [None] * 4
+    build.op("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, "y", (1, 4, 4), "UnidirectionalSequenceLSTMOptions", DType.INT8)
+    program = build.program(*build.graph.ops[0].outputs)
+    for tensor in program.tensors():
+        tensor.qparams = QParams.per_tensor(0.1)
+    assert octavo.check(Model(program), name).ok
+    program.main.ops[0].inputs[place] = build.const("more", np.ones(4, np.int16)) if given else None
+    (finding,) = octavo.check(Model(program), name).findings
+    assert finding.what == what and "an LSTM of four gates" in finding.why
+
+
 class TestCheck:
     def test_one_line_per_reason(self) -> None:
         found = octavo.check(network("HARD_SWISH", "HARD_SWISH"), "edgetpu")
@@ -324,12 +358,16 @@ class TestCheck:
         assert "DEQUANTIZE" in [op.code for op in half.program.main.ops]
         assert octavo.check(half, name).ok == taken
 
-    def test_versions(self) -> None:
+    @pytest.mark.parametrize(
+        ("name", "newer", "limit"),
+        [("hexagon", 4, "up to version 3"), ("edgetpu", 6, "up to what TensorFlow Lite 2.5 has")],
+    )
+    def test_versions(self, name: str, newer: int, limit: str) -> None:
         model = octavo.quantize(network(), octavo.integer(fallback=False, per_channel=False), X)
-        op = next(op for op in model.program.main.ops if op.code == "CONV_2D")
-        op.version = 4
-        (finding,) = octavo.check(model, "hexagon").findings
-        assert finding.what == "version 4" and "up to version 3" in finding.why
+        assert octavo.check(model, name).ok
+        next(op for op in model.program.main.ops if op.code == "CONV_2D").version = newer
+        (finding,) = octavo.check(model, name).findings
+        assert finding.what == f"version {newer}" and limit in finding.why
 
     def test_sizes(self) -> None:
         model = octavo.quantize(network(), target="tflm", calibration=X)

@@ -95,6 +95,9 @@ EDGETPU = Target(
     first_only=True,
     customs=frozenset({"edgetpu-custom-op"}),
     limits=(inner_dimensions(3),),
+    # Compiler 16.0 came with TensorFlow Lite 2.5, and refuses files with versions that it doesn't know:
+    # https://github.com/google-coral/edgetpu/issues/384.
+    newest=(2, 5),
     # "roughly 8 MB of SRAM that can cache the model's parameter data": the compiler's page.
     cache_bytes=8 << 20,
     sources=(
@@ -108,7 +111,8 @@ EDGETPU = Target(
         **facts("AVERAGE_POOL_2D MAX_POOL_2D", _8_BIT, fused()),
         **facts("CONCATENATION", _8_BIT, fused(), _ZERO_PADDING),
         **facts("CONV_2D DEPTHWISE_CONV_2D", _8_BIT, fused(*_RELU), SQUARE_DILATION, constants(1, 2)),
-        # The compiler is older than LiteRT's kernel for a scale per channel in FULLY_CONNECTED.
+        # The compiler is of 2021; converters and kernels have a scale per channel in FULLY_CONNECTED since 2024:
+        # https://github.com/tensorflow/tflite-micro/pull/2602.
         **facts("FULLY_CONNECTED", _8_BIT, fused(*_RELU), DEFAULT_WEIGHTS_FORMAT, constants(1, 2), _FLAT_OUTPUT,
                 per_channel=False),
         **facts("TRANSPOSE_CONV", _8_BIT, constants(1, 3)),

@@ -14,6 +14,7 @@ import numpy as np
 from octavo.graph import DType, Op, Tensor
 from octavo.recipe import integer
 from octavo.targets.limits import (
+    PLAIN_LSTM,
     axes,
     bias_types,
     constant,
@@ -191,7 +192,7 @@ _COMMON: Mapping[str, Facts] = {
     **facts("STRIDED_SLICE", _INT8_16, constants(1, 2, 3), _FORWARD),
     **facts("SOFTMAX", _INT8_16, _SOFTMAX),
     **facts("TRANSPOSE", _INT8_16 + " int32", constants(1), rank(8)),
-    **facts("UNIDIRECTIONAL_SEQUENCE_LSTM", "int8 int16"),
+    **facts("UNIDIRECTIONAL_SEQUENCE_LSTM", "int8", PLAIN_LSTM),
     **facts("QUANTIZE", "int8>int8 int8>uint8 int8>int16 uint8>int8 uint8>uint8 uint8>int16 "
                         "int16>int8 int16>int16"),
 }  # fmt: skip

@@ -17,7 +17,7 @@ from octavo.errors import TargetError
 from octavo.graph import DType, Op, Program, Tensor
 from octavo.model import Model
 from octavo.passes.apply import apply
-from octavo.plan import plan, why_not_integer
+from octavo.plan import Decision, plan, why_not_integer
 from octavo.recipe import Recipe, Rule, Scheme, keep_float
 from octavo.targets.check import Finding, grouped, target_findings
 from octavo.targets.rules import Target, data_of, form_of
@@ -39,7 +39,7 @@ def fit(program: Program, target: Target, request: Recipe | Scheme | None = None
     Raises:
       TargetError: what the recipe makes wouldn't run in full on the target; lists every reason.
     """
-    recipe = request if isinstance(request, Recipe) and request.rules else _adapted(program, target, request)
+    recipe = request if isinstance(request, Recipe) and request.rules else adapted(program, target, request)
     _raise(_left_over(program, target, recipe), f"{program.source or 'the model'} can't be quantized for {target.name}")
     return recipe
 
@@ -68,7 +68,7 @@ def quantize_for(
 
 def left_over(program: Program, target: Target) -> tuple[Finding, ...]:
     """What would stand in the way of a float program, quantized for a target."""
-    return _left_over(program, target, _adapted(program, target, None))
+    return _left_over(program, target, adapted(program, target))
 
 
 def _floats(program: Program, target: Target) -> tuple[Rule, ...]:
@@ -88,8 +88,8 @@ def _raise(findings: Sequence[Finding], what: str) -> None:
     raise TargetError(what, findings, reasons)
 
 
-def _adapted(program: Program, target: Target, request: Recipe | Scheme | None) -> Recipe:
-    """The scheme, with rules for the ops that the target takes in another form only."""
+def adapted(program: Program, target: Target, request: Recipe | Scheme | None = None) -> Recipe:
+    """The request, or the target's own scheme, with rules for the ops that the target takes in another form only."""
     scheme = target.scheme if request is None else Recipe.of(request).scheme
     if scheme.kind != "integer" or scheme.activations is None:
         return Recipe(scheme)
@@ -127,21 +127,31 @@ def _made_up(program: Program) -> dict[Tensor, _Range]:
     }
 
 
+def rehearse(program: Program, recipe: Recipe) -> tuple[Program, dict[Op, Decision]]:
+    """What a recipe makes of a float program, with made-up ranges, and what became of each op of the program.
+
+    An op of the result that `recipe` was asked about stands in the decisions; a conversion in between doesn't.
+
+    Raises:
+      NotIntegerError: integer-only was asked for and some op can't be.
+    """
+    copy = program.clone()
+    decided = plan(copy, recipe, _made_up(copy))
+    apply(copy, decided)
+    return copy, decided.decisions
+
+
 def _left_over(program: Program, target: Target, recipe: Recipe) -> tuple[Finding, ...]:
     """What a target wouldn't take of what a recipe makes of a float program."""
     ranges = _made_up(program)
-    refused = {op: found for op in program.ops() if (found := _refusal(op, target, recipe, ranges)) is not None}
+    refused = [found for op in program.ops() if (found := _refusal(op, target, recipe, ranges)) is not None]
     if refused:
         recipe = replace(recipe, scheme=replace(recipe.scheme, fallback=True))
-    copy = program.clone()
-    made_of = dict(zip(copy.ops(), program.ops(), strict=True))
-    tensors = dict(zip(program.tensors(), copy.tensors(), strict=True))
-    decided = plan(copy, recipe, {tensors[tensor]: bounds for tensor, bounds in ranges.items()})
-    apply(copy, decided)
-    found = list(refused.values())
-    for op, finding in target_findings(copy, target, scales=False):
+    made, decisions = rehearse(program, recipe)
+    found = list(refused)
+    for op, finding in target_findings(made, target, scales=False):
         # Around a refused op others stay in float, and conversions stand in between: no reasons of their own.
-        consequence = refused and op is not None and (op not in made_of or decided.decisions[op].reason)
+        consequence = refused and op is not None and (op not in decisions or decisions[op].reason)
         if not consequence:
             found.append(finding)
     return tuple(found)

@@ -325,3 +325,21 @@ BIAS = Limit(
     lambda op: None if operand(op, 2) is not None else ("no bias", None),
     "add a bias of zeros (octavo quantize does)",
 )
+
+
+# What an LSTM may have beyond its four gates: operands of UNIDIRECTIONAL_SEQUENCE_LSTM.
+_PEEPHOLES, _PROJECTION, _NORMS = (9, 10, 11), (16, 17), (20, 21, 22, 23)
+_INPUT_GATE = (1, 5)
+
+
+def _extras(op: Op) -> _Broken:
+    for what, places in (("peepholes", _PEEPHOLES), ("a projection", _PROJECTION), ("layer normalization", _NORMS)):
+        found = next((tensor for place in places if (tensor := operand(op, place)) is not None), None)
+        if found is not None:
+            return what, found
+    return None if all(operand(op, place) is not None for place in _INPUT_GATE) else ("no input gate", None)
+
+
+PLAIN_LSTM = Limit(
+    "an LSTM of four gates, without peepholes, projection and layer normalization", _extras, "use a plain LSTM"
+)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from octavo.graph import DType, Op, Tensor
 from octavo.ops import OPS
 from octavo.recipe import Scheme
+from octavo.versions import Release, first_runtime
 
 # Ops whose form is "input>output": they turn one type into another.
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
@@ -99,6 +100,7 @@ class Target:
       limits: conditions on every op.
       static_shapes: it takes no dynamic sizes; of an open batch the file's own size is taken.
       first_only: whatever comes after the first op that it doesn't take runs elsewhere too.
+      newest: the release of TensorFlow Lite that it was built with: kernel versions that came later stop it; None: any.
       cache_bytes: weights beyond this many bytes are fetched anew for every run; None if that is no matter.
     """
 
@@ -112,6 +114,7 @@ class Target:
     limits: tuple[Limit, ...] = ()
     static_shapes: bool = True
     first_only: bool = False
+    newest: Release | None = None
     cache_bytes: int | None = None
 
     def problems(self, op: Op, scales: bool = True) -> Iterator[Problem]:
@@ -138,9 +141,14 @@ class Target:
         yield from wrong
         if any(problem.what.startswith("float") for problem in wrong):
             return  # the rest is about an op that will be another one
-        if known.version is not None and op.version > known.version:
-            why = f"{self.title} takes {op.code} up to version {known.version}"
-            yield Problem(f"version {op.version}", why, "an older form of the op (see octavo show)")
+        first = first_runtime(op.code, op.version)
+        too_new = self.newest is not None and first is not None and first > self.newest
+        if too_new or (known.version is not None and op.version > known.version):
+            release = ".".join(map(str, self.newest or ()))
+            limit = f"version {known.version}" if known.version is not None else f"what TensorFlow Lite {release} has"
+            yield Problem(
+                f"version {op.version}", f"{self.title} takes {op.code} up to {limit}", "an older form of the op"
+            )
         for limit in (*self.limits, *known.limits):
             found = limit.broken(op) if scales or not limit.scales else None
             if found is not None:
@@ -217,9 +225,10 @@ def data_of(op: Op) -> list[Tensor]:
 
 
 def weights_of(op: Op) -> Tensor | None:
-    """The constant weights of an op; None if it has none, or computes them."""
+    """The constant weights of an op (of a recurrent one the first); None if it has none, or computes them."""
     row = OPS.get(op.code)
-    if row is None or row.weights is None or row.weights.index >= len(op.inputs):
+    if row is None:
         return None
-    tensor = op.inputs[row.weights.index]
-    return tensor if tensor is not None and tensor.is_constant else None
+    places = row.hybrid if row.weights is None else (row.weights.index,)
+    given = (op.inputs[index] for index in places if index < len(op.inputs))
+    return next((tensor for tensor in given if tensor is not None and tensor.is_constant), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from octavo.graph import DType, Op, Tensor
 from octavo.recipe import integer
-from octavo.targets.limits import operand
+from octavo.targets.limits import PLAIN_LSTM, operand
 from octavo.targets.rules import Limit, Source, Target, facts, weights_of
 
 
@@ -51,7 +51,9 @@ TFLM = Target(
         **facts("FULLY_CONNECTED", "float32 int8 int16 int8*int4", _ONE_SCALE),
         **facts("TRANSPOSE_CONV", "float32 int8 int16", _LONG_BIAS),
         **facts("BATCH_MATMUL", "float32 int8"),
-        **facts("SVDF UNIDIRECTIONAL_SEQUENCE_LSTM", "float32 int8 int16"),
+        **facts("SVDF", "float32 int8"),
+        # With float activations and int8 weights it loads as well, and gives out NaN.
+        **facts("UNIDIRECTIONAL_SEQUENCE_LSTM", "float32 int8", PLAIN_LSTM),
         **facts("ADD SUB MUL UNPACK SPLIT SPLIT_V PAD PADV2 DYNAMIC_UPDATE_SLICE", "float32 int8 int16 int32"),
         **facts("PACK MAXIMUM MINIMUM GREATER", "float32 int8 int16 int32 int64"),
         **facts("GREATER_EQUAL LESS LESS_EQUAL", "float32 int8 int32 int64"),
