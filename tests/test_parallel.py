@@ -129,6 +129,16 @@ def test_sequences_stay_whole(rows):
     assert found == quantized(data)
 
 
+def test_search_probes_on_workers(rows):
+    def found() -> Any:
+        return octavo.search(small_model(), rows, max_drop=5)
+
+    with joblib.parallel_config(**LOCAL):
+        there = found()
+    here = found()
+    assert (bytes(there.model), there.drop, there.sensitivities) == (bytes(here.model), here.drop, here.sensitivities)
+
+
 def test_the_bar_counts_what_workers_do(npz, capsys):
     with joblib.parallel_config(**LOCAL):
         octavo.quantize(small_model(), octavo.integer(), octavo.shards(npz), progress=True)

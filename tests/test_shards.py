@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import PIL.Image
 import pytest
 
+import graphs
 import octavo
 from octavo.calibrate.blocks import blocks
 from octavo.calibrate.data import InputSpec, count_hint, samples
+from octavo.cli import main
 from octavo.datasets.shards import is_many
 from octavo.errors import DataError
+from octavo.model import Model
 
 INPUT = InputSpec("x", (1, 3), np.dtype(np.float32))
 PHOTO = InputSpec("photo", (1, 4, 6, 3), np.dtype(np.float32))
@@ -291,3 +298,139 @@ def test_memory_is_flat(tmp_path, save):
     finally:
         tracemalloc.stop()
     assert peak < 20 << 20 < size / 4
+
+
+# Evaluation and the command line
+
+
+def mean_colour(path: Path, height: int, width: int) -> Path:
+    """The mean of each of the three colours: the largest is the class."""
+    b = graphs.Builder()
+    x = b.input("x", (1, height, width, 3))
+    mean = b.op("MEAN", [x, b.const("axes", np.array([1, 2], np.int32))], "scores", (1, 3), "ReducerOptions")
+    return Model(b.program(mean)).save(path)
+
+
+@pytest.fixture
+def classifier(tmp_path) -> Path:
+    return mean_colour(tmp_path / "classifier.tflite", 4, 6)
+
+
+@pytest.fixture
+def colours(tmp_path) -> Path:
+    """30 images in folders of three classes; one of them is in the wrong folder."""
+    folder = tmp_path / "colours"
+    for number in range(30):
+        image = np.full((4, 6, 3), 20, np.uint8)
+        image[..., number % 3] = 200
+        name = ("blue", "green", "red")[1 if number == 0 else number % 3]
+        write_image(folder / name / f"{number:02}.png", image)
+    return folder
+
+
+def test_evaluate_shards(classifier, colours, tmp_path):
+    shards = octavo.shards(colours, pixels=(0, 1))
+    found = octavo.evaluate(classifier, shards)
+    assert (found.count, found.accuracy, found.metric) == (30, 29 / 30, "top1")
+    arrays, labels = shards.arrays([InputSpec("x", (1, 4, 6, 3), np.dtype(np.float32))]), shards.labels()
+    assert labels is not None
+    kept = octavo.evaluate(classifier, shards, keep_outputs=True)
+    assert kept.accuracy == found.accuracy
+    whole = octavo.Runner(classifier)(np.asarray(arrays["x"]))
+    np.testing.assert_array_equal(kept.outputs, whole)
+    for config in ({"backend": "loky", "n_jobs": 2}, {"backend": "threading", "n_jobs": 2}):
+        with joblib.parallel_config(**config):
+            assert octavo.evaluate(classifier, shards).accuracy == found.accuracy
+            assert octavo.evaluate(classifier, np.asarray(arrays["x"]), labels).accuracy == found.accuracy
+            np.testing.assert_array_equal(octavo.evaluate(classifier, shards, keep_outputs=True).outputs, whole)
+            table = octavo.compare({"a": classifier, "b": classifier}, arrays, labels, latency=False)
+            assert [row.accuracy for row in table] == [found.accuracy, found.accuracy]
+
+
+def test_evaluate_names_the_file_of_a_bad_label(classifier, tmp_path):
+    for number in range(2):
+        np.savez(tmp_path / f"s{number}.npz", x=np.ones((3, 4, 6, 3), np.float32), y=np.full(3, number * 7))
+    with pytest.raises(DataError, match=r"from .*s0\.npz, sample 0 on: label of sample 3 is 7"):
+        octavo.evaluate(classifier, octavo.shards(tmp_path / "s*.npz"))
+
+
+def test_evaluate_shards_without_labels(classifier, tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones((3, 4, 6, 3), np.float32))
+    with pytest.raises(DataError, match=r"a\.npz has no labels, nor have the others: give y"):
+        octavo.evaluate(classifier, octavo.shards(tmp_path / "*.npz"))
+
+
+def run(capsys, *arguments: Any) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_commands_take_folders_and_patterns(classifier, colours, tmp_path, capsys):
+    status, out, _ = run(capsys, "evaluate", classifier, "--data", colours, "--pixels", "0,1")
+    assert (status, out) == (0, "accuracy 96.67% over 30 samples\n")
+    small = tmp_path / "small.tflite"
+    made = ("quantize", classifier, "-o", small, "--to", "integer", "--force")
+    status, out, _ = run(capsys, *made, "--data", colours, "--pixels", "-1,1", "--samples", 12)
+    assert status == 0 and "small.tflite" in out
+    rows = np.random.default_rng(0).normal(size=(20, 4, 6, 3)).astype(np.float32)
+    np.savez(tmp_path / "all.npz", x=rows)
+    assert run(capsys, *made, "--data", tmp_path / "all.npz")[0] == 0
+    one = small.read_bytes()
+    np.savez(tmp_path / "part-0.npz", x=rows[:7])
+    np.savez(tmp_path / "part-1.npz", x=rows[7:])
+    assert run(capsys, *made, "--data", tmp_path / "part-*.npz")[0] == 0
+    assert small.read_bytes() == one
+    status, _, err = run(capsys, "compare", classifier, "--data", colours, "--pixels", "0,1", "-o", tmp_path / "out")
+    assert status == 0, err
+
+
+def test_commands_say_what_is_missing(classifier, colours, tmp_path, capsys):
+    status, _, err = run(capsys, "evaluate", classifier, "--data", colours)
+    assert status == 1 and "(--pixels on the command line)" in err and err.count("\n") == 1
+    status, _, err = run(capsys, "evaluate", classifier, "--data", colours, "--pixels", "one")
+    assert status == 2 and "'one' is no pair of numbers: write 0,1" in err
+    status, _, err = run(capsys, "evaluate", classifier, "--data", tmp_path / "x-*.npz")
+    assert status == 1 and "no file matches" in err
+
+
+def test_search_takes_shards(classifier, colours):
+    found = octavo.search(classifier, octavo.shards(colours, pixels=(0, 1)), max_drop=5)
+    assert found.drop <= 5
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+import octavo
+from octavo.calibrate.run import Needs, collect
+
+model, data = sys.argv[1:]
+program = octavo.load(model).program
+octavo.evaluate(model, np.zeros((1, 200, 200, 3), np.float32), [0])  # all libraries are there now
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (48 << 20), now + (48 << 20)))
+shards = octavo.shards(data)
+try:
+    np.load(shards.files[0])["x"]
+    raise SystemExit("the limit is no limit")
+except MemoryError:
+    pass
+bounds = collect(program, shards, needs=Needs(histograms=True)).ranges
+print(len(shards), max(high for _, high in bounds.values()), octavo.evaluate(model, shards).count)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_data_set_larger_than_memory(tmp_path):
+    model = mean_colour(tmp_path / "model.tflite", 200, 200)
+    rows = np.zeros((120, 200, 200, 3), np.float32)  # 58 MB each
+    for number in range(3):
+        rows[number] = number
+        np.savez_compressed(tmp_path / f"large-{number}.npz", x=rows, y=np.zeros(len(rows), np.int64))
+    command = [sys.executable, "-c", LIMITED, model, str(tmp_path / "large-*.npz")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(octavo.__file__).parent.parent), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["360", "2.0", "360"]

@@ -30,9 +30,11 @@ class Run:
     Attributes:
       debug: --debug.
       imports: --import.
+      pixels: --pixels.
     """
 
     debug: bool = False
+    pixels: tuple[float, float] | None = None
     imports: tuple[str, ...] = ()
 
 
@@ -55,6 +57,19 @@ class Batch(click.ParamType):
         if not text.isdecimal() or int(text) < 1:
             self.fail(f"{value!r} is neither a number above 0 nor 'none'.", param, ctx)
         return int(text)
+
+
+class Pixels(click.ParamType):
+    """Two numbers: LOW,HIGH."""
+
+    name = "LOW,HIGH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        try:
+            low, high = (float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no pair of numbers: write 0,1", param, ctx)
+        return low, high
 
 
 # Whether a path exists is left to the library: its messages say more, and a missing file is no mistake of usage.
@@ -85,9 +100,19 @@ def import_option(command: Command) -> Command:
 
 
 def data_option(purpose: str, required: bool = False) -> Callable[[Command], Command]:
-    """The option --data FILE.npz."""
-    what = f"{purpose} An .npz file with arrays x and y; several inputs each by its name."
-    return click.option("--data", metavar="FILE.npz", type=PATH, required=required, help=what)
+    """The options --data, and --pixels, which `cli.models` reads."""
+
+    def note(ctx: click.Context, _: click.Parameter, value: tuple[float, float] | None) -> None:
+        ctx.ensure_object(Run).pixels = value
+
+    what = (
+        f"{purpose} An .npz file with arrays x and y; several inputs each by its name. Or many files, read on demand: "
+        "a folder, or a pattern such as 'train-*.npz'; of images, in a folder for each class, too."
+    )
+    scale = "What 0 and 255 of image files become: 0,1 or -1,1 or 0,255, as in training."
+    pixels = click.option("--pixels", metavar="LOW,HIGH", type=Pixels(), expose_value=False, callback=note, help=scale)
+    data = click.option("--data", metavar="FILE.npz", type=PATH, required=required, help=what)
+    return lambda command: data(pixels(command))
 
 
 def samples_option(command: Command) -> Command:

@@ -87,7 +87,12 @@ class Work(Protocol[V, S]):
 
 
 def reduce(
-    work: Work[U, S], units: Iterable[U], total: int | None = None, description: str = "", progress: bool = False
+    work: Work[U, S],
+    units: Iterable[U],
+    total: int | None = None,
+    description: str = "",
+    progress: bool = False,
+    moves: bool = True,
 ) -> S:
     """The merged result of all units.
 
@@ -97,6 +102,7 @@ def reduce(
       total: sum of their counts, if it is known.
       description: what the progress bar says.
       progress: show it.
+      moves: whether local processes can do it faster; false for work that uses all cores as it is.
 
     Raises:
       OctavoError: whatever `work` or `units` raise.
@@ -105,7 +111,7 @@ def reduce(
     state = work.start()
     source = iter(units)
     with task(description, total, progress) as shown:
-        pace = _Pace(work, total)
+        pace = _Pace(work, total, moves)
         for unit in source:
             work.add(state, unit)
             shown.advance(unit.count)
@@ -156,11 +162,11 @@ def _active() -> int | None:
 class _Pace:
     """Watches how fast work goes here, and tells whether and in what portions to give it away."""
 
-    def __init__(self, work: Work[Any, Any], total: int | None) -> None:
+    def __init__(self, work: Work[Any, Any], total: int | None, moves: bool) -> None:
         busy = getattr(_own, "busy", False)
         self.n_jobs = None if busy or "joblib" not in sys.modules else _active()
         local = min(usable_cores(), max(1, MEMORY // max(1, work.nbytes)))
-        self.workers = 1 if busy or self.n_jobs == 1 else local
+        self.workers = 1 if busy or self.n_jobs == 1 or not moves else local
         self._total = total
         self._done = 0
         self._start = time.perf_counter()

@@ -14,20 +14,24 @@ import glob
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from octavo.api import carry_out, load, observe, prepare
+from octavo.calibrate.run import GRAM_BYTES
+from octavo.datasets.shards import Shards
 from octavo.errors import RecipeError
 from octavo.graph import Op, Program
 from octavo.model import Model
 from octavo.ops import OPS
+from octavo.parallel import reduce
 from octavo.plan import why_not_integer
-from octavo.progress import track
 from octavo.recipe import Recipe, Rule, Scheme, integer, keep_float
 from octavo.runtime.evaluate import Metric, top1
 from octavo.runtime.runner import Outputs, Runner
+from octavo.runtime.workers import arrays_of, runner_for_many
 from octavo.unfold import weights_of
 
 PRECISIONS = ("int4", "int8", "int16", "float32")
@@ -94,7 +98,7 @@ def search(
     samples: Any,
     max_drop: float = 0.5,
     metric: Metric | str | None = None,
-    evaluation: tuple[Any, Any] | None = None,
+    evaluation: tuple[Any, Any] | Shards | None = None,
     *,
     precisions: Sequence[str] = PRECISIONS,
     objective: str = "bytes",
@@ -105,12 +109,13 @@ def search(
 
     Args:
       model: a float model.
-      samples: representative samples, as for `octavo.quantize`; an array or a dict of arrays.
+      samples: representative samples, as for `octavo.quantize`; an array, a dict of arrays, or `octavo.shards`.
       max_drop: greatest loss, in hundredths: percentage points of an accuracy.
       metric: `metric(outputs, y) -> float` (higher is better, unless it has `higher_is_better = False`); "agreement":
         share of samples with the float model's largest output; "sqnr": noise power in percent of the signal's. By
         default top-1 with labels; without, agreement for class scores, else sqnr.
-      evaluation: (x, y) on which the metric is measured; y may be None. By default the samples themselves.
+      evaluation: (x, y) on which the metric is measured; y may be None. Or `octavo.shards`, with their labels if they
+        have any. By default the samples themselves.
       precisions: those to choose from, of "int4" and "int8" (weights, with int8 activations), "int16" (activations) and
         "float32".
       objective: "bytes" or "latency" (estimated by the ops' sizes).
@@ -124,6 +129,10 @@ def search(
     _check(precisions, objective)
     base = scheme or integer()
     prepared = prepare(model if isinstance(model, Model) else load(model))
+    runner = runner_for_many(prepared)
+    if isinstance(evaluation, Shards):
+        evaluation = evaluation, evaluation.labels([port.name for port in runner.inputs])
+    samples = arrays_of(runner, samples)
     seen = observe(prepared, Recipe(integer(weights=4)), samples, progress)
     judge = _Judge(prepared, samples, metric, evaluation)
     units = _units(prepared.program, precisions, objective, seen.ranges)
@@ -226,17 +235,62 @@ def _recipe(base: Scheme, units: Sequence[_Unit], choice: Sequence[str]) -> Reci
 
 def _probe(prepared: Model, units: list[_Unit], base: Scheme, seen: Any, probes: Any, progress: bool) -> None:
     """Fill in the noise of every unit and precision."""
-    reference = _flat(Runner(prepared).predict(probes))
-    power = [float(np.square(part).sum()) or 1.0 for part in reference]
-    for unit in track(units, "probing", len(units), progress):
-        for precision in unit.costs:
-            if precision == "float32":
-                unit.noise[precision] = 0.0
-                continue
-            recipe = Recipe(keep_float(), (_rule(unit.op, scheme_for(base, precision)),))
-            outputs = _flat(Runner(carry_out(prepared, recipe, seen)).predict(probes))
-            noise = [float(np.square(a - b).sum()) / p for a, b, p in zip(reference, outputs, power, strict=True)]
-            unit.noise[precision] = float(np.mean(noise)) if np.isfinite(noise).all() else 1e9
+    work = _Probing(prepared, units, base, seen, probes)
+    for number, noise in reduce(work, map(_Probe, range(len(units))), len(units), "probing", progress):
+        units[number].noise.update(noise)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """One unit, by its number: a `parallel.Unit`."""
+
+    number: int
+    count: int = 1
+    nbytes: int = 0
+
+    def place(self, index: int = 0) -> str:
+        return f"op {self.number + index}"
+
+
+@dataclass(frozen=True)
+class _Probing:
+    """Quantizes one unit after the other alone: a `parallel.Work`, whose result is (number, noise by precision)."""
+
+    prepared: Model
+    units: list[_Unit]
+    base: Scheme
+    seen: Any
+    probes: Any
+
+    @property
+    def nbytes(self) -> int:
+        return 3 * self.prepared.nbytes + (GRAM_BYTES if self.seen.moments else 0)
+
+    @cached_property
+    def reference(self) -> list[np.ndarray]:
+        return _flat(Runner(self.prepared).predict(self.probes))
+
+    def start(self) -> list[tuple[int, dict[str, float]]]:
+        return []
+
+    def add(self, state: list[tuple[int, dict[str, float]]], unit: _Probe) -> None:
+        probed = self.units[unit.number]
+        state.append((unit.number, {precision: self._noise(probed.op, precision) for precision in probed.costs}))
+
+    def pack(self, state: list[tuple[int, dict[str, float]]]) -> list[tuple[int, dict[str, float]]]:
+        return state
+
+    def merge(self, state: list[tuple[int, dict[str, float]]], packed: list[tuple[int, dict[str, float]]]) -> None:
+        state.extend(packed)
+
+    def _noise(self, op: Op, precision: str) -> float:
+        if precision == "float32":
+            return 0.0
+        recipe = Recipe(keep_float(), (_rule(op, scheme_for(self.base, precision)),))
+        outputs = _flat(Runner(carry_out(self.prepared, recipe, self.seen)).predict(self.probes))
+        pairs = zip(self.reference, outputs, strict=True)
+        noise = [float(np.square(a - b).sum()) / (float(np.square(a).sum()) or 1.0) for a, b in pairs]
+        return float(np.mean(noise)) if np.isfinite(noise).all() else 1e9
 
 
 def _flat(outputs: Outputs) -> list[np.ndarray]:
@@ -284,7 +338,7 @@ class _Judge:
 
     def __init__(self, reference: Model, samples: Any, metric: Metric | str | None, evaluation: Any) -> None:
         self.x, self.y = evaluation if evaluation is not None else (samples, None)
-        self.outputs = Runner(reference).predict(self.x)
+        self.outputs = runner_for_many(reference).predict(self.x)
         if metric is None:
             metric = top1 if self.y is not None else "agreement" if _class_scores(self.outputs) else "sqnr"
         if isinstance(metric, str) and metric not in ("agreement", "sqnr"):
@@ -296,7 +350,7 @@ class _Judge:
         self.probes = _first(samples, _PROBES)
 
     def drop(self, model: Model) -> float:
-        outputs = Runner(model).predict(self.x)
+        outputs = runner_for_many(model).predict(self.x)
         if self.metric == "agreement":
             pairs = zip(_flat(self.outputs), _flat(outputs), strict=True)
             return 100 * max(float(np.mean(a.argmax(-1) != b.argmax(-1))) for a, b in pairs)

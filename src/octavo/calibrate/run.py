@@ -26,7 +26,7 @@ from octavo.parallel import reduce
 from octavo.unfold import data_of, input_rows, matrix_shape
 
 _VALUES = 16384  # of each tensor and sample go into its histogram
-_GRAM_BYTES = 1 << 29
+GRAM_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class _Pass:
     @property
     def nbytes(self) -> int:
         """Weights, and as many Gram matrices as may be kept."""
-        return sum(tensor.nbytes for tensor in self.program.tensors()) + (_GRAM_BYTES if self.needs.gram else 0)
+        return sum(tensor.nbytes for tensor in self.program.tensors()) + (GRAM_BYTES if self.needs.gram else 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"program": self.program, "signature": self.signature, "needs": self.needs}
@@ -218,7 +218,7 @@ def _block_size(ops: Iterable[Op]) -> int:
     shapes = [matrix_shape(op) for op in ops]
     for block in (2048, 1024, 512, 256, 128):
         blocks = [(groups * -(-features // block), min(features, block)) for groups, _, features in shapes]
-        if sum(2 * 8 * count * size * size for count, size in blocks) <= _GRAM_BYTES:  # two halves
+        if sum(2 * 8 * count * size * size for count, size in blocks) <= GRAM_BYTES:  # two halves
             return block
     return 64
 

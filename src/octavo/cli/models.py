@@ -13,6 +13,7 @@ from octavo.console import Run
 if TYPE_CHECKING:
     import numpy as np
 
+    from octavo.calibrate.data import InputSpec
     from octavo.model import Model
 
 
@@ -45,26 +46,39 @@ def imports(path: Path) -> tuple[str, ...]:
 
 
 def load_samples(path: Path, model: Model, split: Literal["test", "train"]) -> tuple[dict[str, np.ndarray], Any]:
-    """Samples by input name, and the labels or None, from an .npz file."""
+    """Samples by input name, and the labels or None, from an .npz file, or, read on demand, from many files."""
     from octavo.datasets.npz import load_npz_inputs
+    from octavo.datasets.shards import is_many, shards
 
-    return load_npz_inputs(path, _input_names(model), split)
+    inputs = _inputs(model)
+    names = [spec.name for spec in inputs]
+    if not is_many(path):
+        return load_npz_inputs(path, names, split)
+    found = shards(path, split=split, pixels=click.get_current_context().ensure_object(Run).pixels)
+    arrays: Any = found.arrays(inputs)
+    return arrays, found.labels(names)
 
 
-def _input_names(model: Model) -> list[str]:
+def _inputs(model: Model) -> list[InputSpec]:
+    import numpy as np
+
+    from octavo.calibrate.data import InputSpec
+
     try:
-        return [port.name for port in octavo.Runner(model).inputs]
-    except octavo.RunError:  # a custom op that LiteRT hasn't got: the file has the names too
-        program = model.program
-        named = next((s.inputs for s in program.signatures if s.graph is program.main), None)
-        return [tensor.name for tensor in program.main.inputs] if named is None else [name for name, _ in named]
+        return [InputSpec(port.name, port.shape_signature, port.dtype) for port in octavo.Runner(model).inputs]
+    except octavo.RunError:  # a custom op that LiteRT hasn't got: the file knows its inputs too
+        main = model.program.main
+        named = next((s.inputs for s in model.program.signatures if s.graph is main), None)
+        pairs = [(tensor.name, tensor) for tensor in main.inputs] if named is None else named
+        return [InputSpec(name, t.shape_signature or t.shape, np.dtype(t.dtype.numpy)) for name, t in pairs]
 
 
 def load_by_signature(path: Path, model: Model) -> dict[str, dict[str, np.ndarray]]:
     """Samples for each signature of a model with several, from an .npz file; empty if it doesn't name signatures."""
     from octavo.datasets.npz import load_npz_signatures
+    from octavo.datasets.shards import is_many
 
-    if len(model.program.signatures) < 2:
+    if len(model.program.signatures) < 2 or is_many(path):
         return {}
     return load_npz_signatures(path, {s.key: [name for name, _ in s.inputs] for s in model.program.signatures})
 
@@ -76,13 +90,16 @@ def spread(x: dict[str, np.ndarray], count: int, steps: int = 1) -> dict[str, np
     """
     import numpy as np
 
-    def pick(array: np.ndarray) -> np.ndarray:
+    from octavo.datasets.sharded import Sharded
+
+    def pick(array: Any) -> Any:
         if len(array) <= count:
             return array
         chosen = max(count // steps, 1)
         starts = np.arange(chosen) * -(-len(array) // steps) // chosen * steps
         rows = (starts[:, None] + np.arange(steps)).reshape(-1)
-        return array[rows[rows < len(array)]]
+        rows = rows[rows < len(array)]
+        return array.choose(rows) if isinstance(array, Sharded) else array[rows]
 
     return {name: pick(array) for name, array in x.items()}
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -20,11 +20,21 @@ from octavo.datasets.images import SUFFIXES, Look, Preprocess
 from octavo.datasets.sharded import ImagePart, NpzPart, Sharded
 from octavo.errors import DataError
 
-if TYPE_CHECKING:
-    from octavo.calibrate.data import InputSpec
-
 _Path = str | os.PathLike[str]
 _MAGIC = ("*", "?", "[")
+
+
+class Input(Protocol):
+    """What a model takes; the batch dimension comes first in `shape`, and -1 is any size."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Shards:
         """Names of the classes of images: the folders that they lie in, sorted; their numbers are the labels."""
         return tuple(sorted({self._class_of(file) for file in self.files})) if self.root is not None else ()
 
-    def arrays(self, inputs: Sequence[InputSpec]) -> dict[str, Sharded]:
+    def arrays(self, inputs: Sequence[Input]) -> dict[str, Sharded]:
         """One array for each input of a model: samples first, read on demand.
 
         Args:
@@ -109,14 +119,14 @@ class Shards:
                 parts[name].append(NpzPart(file, header.shape[0], header.key))
         return {name: Sharded(found, first[name].shape[1:], first[name].dtype) for name, found in parts.items()}
 
-    def _from_images(self, inputs: Sequence[InputSpec]) -> dict[str, Sharded]:
+    def _from_images(self, inputs: Sequence[Input]) -> dict[str, Sharded]:
         if len(inputs) != 1:
             raise DataError(f"a folder of images feeds a model with one input, and this one has {len(inputs)}")
         look = self.look if self.look.preprocess is not None else self._fitted(inputs[0])
         row = look.read(self.files[0])
         return {inputs[0].name: Sharded([ImagePart(file, look) for file in self.files], row.shape, row.dtype)}
 
-    def _fitted(self, spec: InputSpec) -> Look:
+    def _fitted(self, spec: Input) -> Look:
         """The look that an input asks for where the user left it open."""
         shape = spec.shape
         if len(shape) != 4 or shape[3] not in (1, 3):

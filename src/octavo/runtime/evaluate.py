@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from octavo.datasets.sharded import Sharded
+from octavo.datasets.shards import Shards
 from octavo.errors import DataError
+from octavo.parallel import configured
 from octavo.progress import task
 from octavo.runtime.runner import Outputs, Runner
 from octavo.runtime.session import Kernels, ModelLike
-from octavo.runtime.workers import runner_for_many
+from octavo.runtime.workers import ManyRunner, Score, arrays_of, runner_for_many
 
 Metric = Callable[[Any, np.ndarray], float]
 
@@ -108,9 +111,12 @@ def evaluate(
 ) -> Evaluation:
     """Run a model on all samples and measure it.
 
+    In `joblib.parallel_config(...)` samples go to the workers that it names.
+
     Args:
       model: `.tflite` bytes, a path, an `octavo.Model`, or a `Runner` (then `kernels` and `threads` are the runner's).
-      x: samples, as `Runner` takes them; or, with `y` None, an iterable of (x, y) batches.
+      x: samples, as `Runner` takes them; or, with `y` None, `octavo.shards` with labels, or an iterable of (x, y)
+        batches.
       y: one label for each sample.
       metric: `metric(outputs, y) -> float` over all samples; outputs are real values, a dict if there are several.
       kernels: see `octavo.runtime.Session`.
@@ -123,6 +129,9 @@ def evaluate(
       RunError: LiteRT refuses the model.
     """
     runner = model if isinstance(model, Runner) else runner_for_many(model, kernels, threads)
+    name = getattr(metric, "__name__", type(metric).__name__)
+    if isinstance(x, Shards):
+        x, y = _from_shards(runner, x, y)
     start = time.perf_counter()
     if y is None:
         outputs, labels = _run_batches(runner, x, progress)
@@ -130,14 +139,39 @@ def evaluate(
         labels = np.asarray(y)
         _check_lengths(runner, x, labels)
         start = time.perf_counter()
+        score = None if keep_outputs or not _is_large(x) else _score(metric)
+        if score is not None and isinstance(runner, ManyRunner):
+            each = runner.scores(x, labels, score, progress)
+            return Evaluation(float(np.mean(each)), len(each), name, time.perf_counter() - start)
         outputs = runner.predict(x, progress)
     seconds = time.perf_counter() - start
     count = len(next(iter(outputs.values()))) if isinstance(outputs, dict) else len(outputs)
     if labels.ndim == 0 or len(labels) != count:
         raise DataError(f"{count} samples but {labels.size if labels.ndim == 0 else len(labels)} labels")
     value = float(metric(outputs, labels))
-    name = getattr(metric, "__name__", type(metric).__name__)
     return Evaluation(value, count, name, seconds, outputs if keep_outputs else None)
+
+
+def _from_shards(runner: Runner, x: Shards, y: Any) -> tuple[Any, Any]:
+    """Arrays by input name, and labels: those given, or those in the files."""
+    labels = x.labels([p.name for p in runner.inputs]) if y is None else y
+    if labels is None:
+        raise DataError(f"{x.files[0]} has no labels, nor have the others: give y")
+    return arrays_of(runner, x), labels
+
+
+def _is_large(x: Any) -> bool:
+    """Whether the outputs for all samples had better not be held: the samples aren't either, or others run them."""
+    arrays = x.values() if isinstance(x, Mapping) else [x]
+    return configured() or any(isinstance(array, Sharded) for array in arrays)
+
+
+def _score(metric: Metric) -> Score | None:
+    """What the metric is the mean of, if it is one."""
+    from octavo.metrics import per_sample
+
+    single = per_sample(metric)
+    return None if single is None else single.each
 
 
 def _check_lengths(runner: Runner, x: Any, labels: np.ndarray) -> None:
