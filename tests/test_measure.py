@@ -93,3 +93,16 @@ class TestCommand:
         assert main(["check", "small.tflite", "--target", "tflm", "--data", "x.npz"]) == 2
         assert main(["check", "small.tflite", "--target", "gpu", "--run"]) == 1
         assert "can't be run here" in capsys.readouterr().err
+
+
+@needs_tflm
+def test_what_the_reference_kernels_lack():
+    build = Builder()
+    y = build.conv(build.input("image", (1, 8, 8, 2)), "conv", 8)
+    y = build.op("DEPTH_TO_SPACE", [y], "y", (1, 16, 16, 2), "DepthToSpaceOptions", blockSize=2)
+    small = octavo.quantize(Model(build.program(y)), octavo.integer(fallback=False), X)
+    with pytest.raises(RunError, match="DEPTH_TO_SPACE"):
+        octavo.Runner(small, "reference")
+    run = octavo.measure(small, "tflm", X)
+    assert run.against == "builtin"
+    assert run.steps <= 1

@@ -97,6 +97,7 @@ def parity(
     metric: Metric | str = top1,
     kernels: Sequence[str] | None = None,
     progress: bool = False,
+    base: str = BASE,
 ) -> Parity:
     """Run one file on several sets of kernels and compare each with LiteRT's reference kernels.
 
@@ -107,33 +108,44 @@ def parity(
       metric: as in `octavo.compare`.
       kernels: which; by default LiteRT's three, and "tflm" if tflite-micro is installed.
       progress: show progress bars.
+      base: other kernels to compare with, for a model that the reference kernels don't load.
 
     Raises:
       DataError: samples that don't fit the model.
-      RunError: not even the reference kernels run it.
+      RunError: not even the kernels to compare with run it.
       MissingDependencyError: "tflm" was asked for and tflite-micro isn't installed.
     """
     if kernels is None:
         kernels = ("xnnpack", "builtin", "reference", *(("tflm",) if tflm.installed() else ()))
     data, name, metric = model_bytes(model), model_name(model), metric_of(metric)
-    runner = runner_for_many(data, BASE, name=name)
+    runner = runner_for_many(data, base, name=name)
     ports = runner.outputs
     rows = []
     with task("kernels", len(kernels), progress) as work:
-        base = runner.predict(x, progress)
+        expected = runner.predict(x, progress)
         for kind in kernels:
-            rows.append(_row(kind, data, name, x, y, metric, ports, base, progress))
+            known = expected if kind == base else None
+            rows.append(_row(kind, data, name, x, y, metric, ports, expected, known, progress))
             work.advance()
-    count = len(next(iter(_by_name(base, ports).values())))
+    count = len(next(iter(_by_name(expected, ports).values())))
     return Parity(tuple(rows), count, metric_name(metric))
 
 
 def _row(
-    kind: str, data: bytes, name: str, x: Any, y: Any, metric: Metric, ports: Sequence[Port], base: Outputs, show: bool
+    kind: str,
+    data: bytes,
+    name: str,
+    x: Any,
+    y: Any,
+    metric: Metric,
+    ports: Sequence[Port],
+    base: Outputs,
+    known: Outputs | None,
+    show: bool,
 ) -> KernelSet:
     try:
         runner = Runner(data, kind, name=name) if kind == "tflm" else runner_for_many(data, kind, name=name)
-        outputs = base if kind == BASE else runner.predict(x, show)
+        outputs = runner.predict(x, show) if known is None else known
     except DataError:
         raise
     except RunError as error:

@@ -46,7 +46,7 @@ class TflmSession:
 
     def __init__(self, model: ModelLike, name: str | None = None, arena: int | None = None) -> None:
         check_installed()
-        described = Session(model, "reference", name=name)
+        described = Session(model, "builtin", name=name)
         self.name, self.inputs, self.outputs = described.name, described.inputs, described.outputs
         self._shapes = [p.shape for p in self.inputs]
         data = model_bytes(model)
