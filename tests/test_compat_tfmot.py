@@ -76,6 +76,18 @@ def test_a_whole_model_needs_no_data_to_convert() -> None:
     np.testing.assert_allclose(octavo.Runner(model)(X), aware.predict(X, verbose=0), atol=2 / 256)
 
 
+def test_a_model_that_was_never_trained_converts_with_a_warning() -> None:
+    aware = tfq.quantize_model(dense_model())
+    with pytest.warns(UserWarning, match=r"never trained: x_quant, .* each range is -6 to 6") as caught:
+        file = to_bytes(aware)
+    assert caught[0].filename == __file__
+    assert {op.outputs[0].dtype.value for op in octavo.load(file).program.ops() if op.code == "FULLY_CONNECTED"} == {
+        "int8"
+    }
+    quants = [layer for layer in aware.layers if isinstance(layer, FakeQuant)]
+    assert all(layer.bounds() is None for layer in quants), "training starts from what it sees, not from there"
+
+
 def test_float16_contradicts_training_for_integers() -> None:
     aware = trained(tfq.quantize_model(dense_model()))
     converter = lite.TFLiteConverter.from_keras_model(aware)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import octavo
@@ -17,6 +19,9 @@ from octavo.model import Model
 from octavo.recipe import IO
 
 Source = Callable[["TFLiteConverter"], Model]
+
+# Where tfmot's ranges start (tensorflow_model_optimization 0.8, quantizers.py, MovingAverageQuantizer.build).
+_UNTRAINED = (-6.0, 6.0)
 
 
 class TFLiteConverter(Checked):
@@ -56,7 +61,8 @@ class TFLiteConverter(Checked):
         """For a Keras 3 model. A batch size that the model leaves open stays open, where its ops allow it."""
 
         def convert(_: TFLiteConverter) -> Model:
-            return _with_open_batch(model)
+            with _untrained_ranges(model):
+                return _with_open_batch(model)
 
         return cls(convert)
 
@@ -148,6 +154,31 @@ class TFLiteConverter(Checked):
             raise NotIntegerError(error.refusals, error.where, remedy) from None
         _check_borders(model, small, scheme.io)
         return bytes(small)
+
+
+@contextmanager
+def _untrained_ranges(model: Any) -> Iterator[None]:
+    """An aware model that has seen no data converts with the ranges from which tfmot would train it, and a warning."""
+    layers = sys.modules.get("octavo.qat.layers")
+    found = model._flatten_layers() if layers is not None and hasattr(model, "_flatten_layers") else ()
+    blank = [layer for layer in found if layers and isinstance(layer, layers.FakeQuant) and layer.bounds() is None]
+    if blank:
+        low, high = _UNTRAINED
+        warnings.warn(
+            f"the model was never trained: {', '.join(layer.name for layer in blank)} saw no data, so each range is "
+            f"{low:g} to {high:g}; train it, or call octavo.qat.calibrate(model, samples)",
+            UserWarning,
+            stacklevel=5,
+        )
+    for layer in blank:
+        for slot in range(len(layer.tensors)):
+            layer.set_range(slot, *_UNTRAINED)
+    try:
+        yield
+    finally:
+        for layer in blank:
+            layer.seen.assign([0.0] * len(layer.tensors))
+            layer.range.assign([[0.0, 0.0]] * len(layer.tensors))
 
 
 def _with_open_batch(model: Any) -> Model:
