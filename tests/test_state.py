@@ -229,6 +229,13 @@ def test_two_signatures_share_a_variable() -> None:
     assert {t.dtype for t in tensors} == {DType.INT8} and len({t.qparams for t in tensors}) == 1
 
 
+@pytest.mark.parametrize("program", [streaming(0.5), ring()], ids=["sum", "ring"])
+def test_layers_of_a_stream_can_be_inspected(program: Program) -> None:
+    small = octavo.quantize(Model(program), octavo.integer(), STEPS)
+    layers = octavo.inspect(Model(program), small, STEPS[:, 0]).layers
+    assert {"FULLY_CONNECTED"} <= {layer.kind for layer in layers}
+
+
 # ---------------------------------------------------------------- loops
 
 

@@ -63,7 +63,8 @@ class Rig:
                 "was made from"
             )
         computed = dict.fromkeys(t for op in small.main.ops for t in op.outputs if t in self.match)
-        self.fed = [tensor for tensor in computed if not tensor.is_variable]
+        # State isn't fed, nor the handles of resources: they mean something only to the interpreter that made them.
+        self.fed = [tensor for tensor in computed if not tensor.is_variable and tensor.dtype.numpy is not None]
         wanted = [*(self.match[t] for t in self.fed), *(pair.original for pair in self.pairs)]
         self.floats = list(dict.fromkeys([*wanted, *original.main.inputs]))
         self.makers = original.main.producers()
