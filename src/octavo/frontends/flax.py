@@ -27,7 +27,6 @@ def convert(module: Any, inputs: Any, *, batch: int | None = 1, name: str | None
     """
     where = name or f"Flax module {type(module).__name__}"
     try:
-        import jax
         from flax import nnx
     except ImportError as error:
         raise MissingDependencyError(
@@ -45,36 +44,29 @@ def convert(module: Any, inputs: Any, *, batch: int | None = 1, name: str | None
     prediction = nnx.merge(graph, state)
     prediction.eval()
     graph, state = nnx.split(prediction)
-    before = jax.tree.leaves(state)
+    before = _variables(nnx, prediction)
 
     def call(*arrays: Any) -> Any:
         model = nnx.merge(graph, state, copy=True)  # variables of this trace, which may assign to them
         named = dict(zip((spec.name for spec in specs), arrays, strict=True))
         outputs = model(**named) if by_keyword else model(*arrays)
-        if changed := _changed(nnx, jax, model, before):
-            raise ConversionError(_refusal(where, changed))
+        for path, variable in _variables(nnx, model).items():
+            if path not in before or variable.get_value() is not before[path].get_value():
+                raise ConversionError(_refusal(where, path, isinstance(variable, nnx.RngState)))
         return outputs
 
     return jax_frontend.trace_and_lower(call, specs, batch=batch, where=where)
 
 
-def _changed(nnx: Any, jax: Any, model: Any, before: list[Any]) -> str:
-    """The path of the first variable that a call replaced, "" if none: an array that was assigned to is another one."""
-    after = jax.tree_util.tree_flatten_with_path(nnx.state(model))[0]
-    if len(after) != len(before):
-        return "a variable that a call adds or removes"
-    for (path, leaf), known in zip(after, before, strict=True):
-        if leaf is not known:
-            return jax.tree_util.keystr(path)
-    return ""
+def _variables(nnx: Any, module: Any) -> dict[str, Any]:
+    """The module's variables by path. One that was assigned to holds another array than before."""
+    return {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(nnx.state(module))}
 
 
-def _refusal(where: str, changed: str) -> str:
-    if "count" in changed.lower():  # flax.nnx.RngStream counts its draws
+def _refusal(where: str, path: str, random: bool) -> str:
+    if random:
         return (
-            f"{where} draws random numbers when it predicts ({changed}); a .tflite model has no generator: "
+            f"{where} draws random numbers when it predicts ({path}); a .tflite model has no generator: "
             "make the noise an input of the model"
         )
-    return (
-        f"{where} keeps state between calls ({changed}), and a .tflite file made here can't: pass the state in and out"
-    )
+    return f"{where} keeps state between calls ({path}), and a .tflite file made here can't: pass the state in and out"

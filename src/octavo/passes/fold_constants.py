@@ -74,7 +74,8 @@ def _result_bytes(op: Op) -> int:
     """How much the op makes: as its operands ask for where they say so, else as the file declares."""
     counts = [tensor.size for tensor in op.outputs]
     operands = [int_values(tensor) for tensor in op.inputs]
-    target = operands[0] if op.code == "FILL" else operands[1] if op.code in ("BROADCAST_TO", "RESHAPE") else None
+    asked = {"FILL": 0, "BROADCAST_TO": 1, "RESHAPE": 1}.get(op.code, len(operands))
+    target = operands[asked] if asked < len(operands) else None  # a RESHAPE may have its shape in the options only
     if target is not None:
         counts.append(_product(target))
     elif op.code == "TILE" and operands[1] is not None and op.inputs[0] is not None:
