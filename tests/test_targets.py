@@ -330,6 +330,12 @@ class TestCheck:
         assert "can't cure this" in str(found)
         assert "0 of 7 ops come before the first that isn't taken" in found.notes
 
+    def test_in_a_notebook(self) -> None:
+        found = octavo.check(network("HARD_SWISH"), "edgetpu")
+        shown = found._repr_html_()
+        assert shown.count("<table") == 2 and "HARD_SWISH" in shown and "can&#x27;t cure this" in shown
+        assert "<table" not in octavo.check(network(), "xnnpack")._repr_html_()
+
     def test_what_quantizing_cures(self) -> None:
         found = octavo.check(network(), "hexagon")
         assert found.after == () and "octavo quantize --target hexagon cures all of it" in str(found)

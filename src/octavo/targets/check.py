@@ -12,9 +12,11 @@ from octavo.api import load, prepare
 from octavo.errors import OctavoError, RecipeError
 from octavo.graph import DType, Op, Program, Tensor
 from octavo.model import Model
+from octavo.report.notebook import lines_html
 from octavo.report.terminal import Column, Table
 from octavo.targets import find
 from octavo.targets.rules import Target
+from octavo.text import printable
 from octavo.versions import Release, first_runtime
 
 _NAME = 32  # characters
@@ -81,22 +83,29 @@ class Check:
         """The same as plain data, for JSON."""
         return {"ok": self.ok, **asdict(self)}
 
-    def text(self, every: bool = False) -> str:
-        """What `print` shows; with `every` finding on a line of its own."""
+    def parts(self, every: bool = False) -> list[str | Table]:
+        """What there is to say, as lines and tables."""
         place = " and ".join(filter(None, [self.target, self.runtime and f"runtime {self.runtime}"]))
-        name = self.model or "the model"
+        name = printable(self.model) or "the model"
         if self.ok:
-            return "\n".join([f"{name} runs on {place}: all {self.ops} ops", *(f"note: {note}" for note in self.notes)])
+            return [f"{name} runs on {place}: all {self.ops} ops", *(f"note: {note}" for note in self.notes)]
         counted = f": {self.refused} of {self.ops} ops won't" if self.refused else ""
-        lines = [f"{name} doesn't run in full on {place}{counted}", "", str(self.table(every))]
-        lines += ["", *filter(None, [self.elsewhere, *self.notes])]
+        said: list[str | Table] = [f"{name} doesn't run in full on {place}{counted}", self.table(every)]
+        said += filter(None, [self.elsewhere, *self.notes])
         if self.after is not None:
             command = f"octavo quantize --target {self.target}"
-            if not self.after:
-                lines.append(f"{command} cures all of it")
-            else:
-                lines += [f"{command} can't cure this:", "", str(findings_table(self.after, every))]
-        return "\n".join(lines)
+            said.append(f"{command} can't cure this:" if self.after else f"{command} cures all of it")
+            said += [findings_table(self.after, every)] if self.after else []
+        return said
+
+    def text(self, every: bool = False) -> str:
+        """What `print` shows; with `every` finding on a line of its own."""
+        lines = [part if isinstance(part, str) else f"\n{part}\n" for part in self.parts(every)]
+        return "\n".join(lines).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        parts = self.parts()
+        return "".join(lines_html([part]) if isinstance(part, str) else part._repr_html_() for part in parts)
 
     def __str__(self) -> str:
         return self.text()

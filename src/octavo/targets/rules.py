@@ -132,7 +132,7 @@ class Target:
             return
         if known is None:
             if op.code == "DEQUANTIZE":
-                yield Problem("float32 made from integers", f"{self.title} has no float", self._float_remedy)
+                yield Problem(in_words(form_of(op)[0]), f"{self.title} takes integers only", self._float_remedy)
                 return
             why = f"{self.title} doesn't have {op.code}"
             yield Problem("the op itself", why, "replace it, or cut the model before it")
