@@ -16,13 +16,10 @@ import os
 import subprocess
 import sys
 import time
-import venv
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- qat step -->", "<!-- /qat step -->"
+from common import environment, table, write_section
+
 PEERS = ("tensorflow-model-optimization==0.8.1", "tensorflow==2.21.0", "tf_keras==2.21.0", "six", "setuptools<81")
 BATCH, STEPS, ROUNDS = 32, 200, 7
 
@@ -36,20 +33,10 @@ def main() -> None:
         print(json.dumps(measure(*(ours() if arguments.child == "octavo" else theirs()))))
         return
     rows = []
-    for name, python in (("octavo", sys.executable), ("tfmot", arguments.peers or str(environment()))):
+    for name, python in (("octavo", sys.executable), ("tfmot", arguments.peers or environment("qat", PEERS))):
         rows.append((name, apart(name, python)))
         print(rows[-1], flush=True)
     write(rows)
-
-
-def environment() -> Path:
-    """The peers' Python; installs it the first time."""
-    folder = HERE / ".peers" / "qat"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS], check=True)
-    return python
 
 
 def apart(name: str, python: str) -> dict[str, float]:
@@ -113,19 +100,12 @@ def measure(keras: Any, model: Any, aware: Any) -> dict[str, float]:
 
 
 def write(rows: list[tuple[str, dict[str, float]]]) -> None:
-    lines = ["| | float ms | aware ms | ratio |", "| --- | --- | --- | --- |"]
-    lines += [f"| {name} | {t['float']:.2f} | {t['aware']:.2f} | {t['ratio']:.2f} |" for name, t in rows]
     about = (
         f"Milliseconds of a training step on MNIST's shapes, batch {BATCH}, least of {ROUNDS} rounds of {STEPS} steps, "
         f"one run; octavo on JAX, tfmot: {', '.join(PEERS[:3])}. Made by `make bench-qat`."
     )
-    table = "\n".join([BEGIN, about, "", *lines, END])
-    page = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
-    if BEGIN not in page:
-        page = f"{page.rstrip()}\n\n## A training step\n\n{BEGIN}{END}\n"
-    head, _, rest = page.partition(BEGIN)
-    PAGE.write_text(head + table + rest.partition(END)[2])
-    print(table)
+    lines = [(name, *(f"{t[what]:.2f}" for what in ("float", "aware", "ratio"))) for name, t in rows]
+    write_section("qat step", f"{about}\n\n{table(('', 'float ms', 'aware ms', 'ratio'), lines)}")
 
 
 if __name__ == "__main__":
