@@ -8,6 +8,7 @@ import pytest
 
 import octavo
 from graphs import Builder
+from octavo.cli import main
 from octavo.errors import DataError, ModelFileError, RecipeError
 from octavo.model import Model
 from octavo.tflite.metadata import NAME, decode, encode
@@ -75,6 +76,26 @@ def test_written_and_read(described, tmp_path):
         assert packed.read("labels.txt").decode() == "".join(f"{name}\n" for name in CLASSES)
     assert octavo.Runner(tmp_path / "m.tflite")(X).shape == (20, 4)
     assert bytes(octavo.load(tmp_path / "m.tflite")) == bytes(described)
+
+
+def test_shown(described, tmp_path, capsys):
+    described.save(tmp_path / "m.tflite")
+    assert main(["show", str(tmp_path / "m.tflite")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "pets; Tells pets.",
+        "  input image: mean 127.5, std 127.5",
+        "  output scores: 4 labels: cat, dog, naïve fish, ...",
+    ]
+
+
+def test_damaged_metadata_hides_nothing(tmp_path, capsys):
+    model = network()
+    model.program.metadata = [(NAME, np.zeros(20, np.uint8))]
+    model.save(tmp_path / "m.tflite")
+    assert main(["show", str(tmp_path / "m.tflite")]) == 0
+    out = capsys.readouterr().out
+    assert "not M001" in out and "CONV_2D" in out
 
 
 def test_nothing_said():

@@ -47,6 +47,15 @@ class TensorMetadata:
     std: tuple[float, ...] = ()
     labels: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        parts = [self.description] if self.description else []
+        if self.mean and self.std:
+            parts.append(f"mean {_listed(self.mean)}, std {_listed(self.std)}")
+        if self.labels:
+            few = ", ".join(self.labels[:3])
+            parts.append(f"{len(self.labels)} labels: {few}" + (", ..." if len(self.labels) > 3 else ""))
+        return f"{self.name or 'unnamed'}: {'; '.join(parts) or 'nothing said'}"
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -71,6 +80,12 @@ class Metadata:
     inputs: tuple[TensorMetadata, ...] = ()
     outputs: tuple[TensorMetadata, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        texts = [getattr(self, key) for key in ("name", "description", "version", "author", "license")]
+        lines = ["; ".join(filter(None, texts)) or "metadata"]
+        lines += [f"  input {entry}" for entry in self.inputs] + [f"  output {entry}" for entry in self.outputs]
+        return "\n".join(printable(line) for line in lines)
 
 
 def read_metadata(model: Model | str | os.PathLike[str] | bytes) -> Metadata | None:
@@ -146,6 +161,10 @@ def update_normalization(program: Program, index: int, mean: Any, std: Any) -> N
         _fill(record, program)
         _normalise(record, program, index, mean, std)
         _store(program, record, None)
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 def _program(model: Model | str | os.PathLike[str] | bytes) -> Program:
