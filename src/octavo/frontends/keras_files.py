@@ -174,13 +174,13 @@ def _repaired(path: str) -> Iterator[str]:
             f"{path}: it holds a Lambda layer, whose code octavo doesn't run; if you trust it, load it with "
             "keras.models.load_model(path, safe_mode=False) and pass the model"
         )
-    if not _drop(config):
+    if not _drop(config) and path.endswith((".h5", ".hdf5")):  # Keras knows files by their endings, in lower case
         yield path
         return
     import h5py
 
     with tempfile.TemporaryDirectory() as folder:
-        copy = str(Path(folder) / Path(path).name)
+        copy = str(Path(folder) / "model.h5")
         shutil.copyfile(path, copy)
         with h5py.File(copy, "r+") as file:
             file.attrs["model_config"] = json.dumps(config)
