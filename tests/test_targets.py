@@ -19,7 +19,8 @@ from octavo.model import Model
 from octavo.qtypes import QParams
 from octavo.recipe import Rule, keep_float
 from octavo.targets import TARGETS
-from octavo.targets.rules import form_of
+from octavo.targets.limits import strides
+from octavo.targets.rules import Target, facts, form_of
 from octavo.tflite import schema
 from octavo.versions import first_runtime
 
@@ -51,9 +52,9 @@ class TestFacts:
     def test_are_well_formed(self, target) -> None:
         known, types = schema.values("BuiltinOperator"), {kind.value for kind in DType}
         assert not [code for code in target.ops if code not in known]
-        for code, facts in target.ops.items():
-            assert facts.forms, code
-            for form in facts.forms:
+        for code, known_facts in target.ops.items():
+            assert known_facts.forms, code
+            for form in known_facts.forms:
                 assert set(re.split(r"[>*]", form)) <= types, (code, form)
         assert target.sources
         assert all(source.title and source.url.startswith("https://") for source in target.sources)
@@ -329,6 +330,13 @@ class TestCheck:
         assert found.after is not None and {finding.kind for finding in found.after} == {"HARD_SWISH"}
         assert "can't cure this" in str(found)
         assert "0 of 7 ops come before the first that isn't taken" in found.notes
+
+    def test_a_target_of_your_own(self) -> None:
+        mine = Target("mine", "my NPU", facts("CONV_2D FULLY_CONNECTED RESHAPE SOFTMAX", "int8", strides(1)), (),
+                      octavo.integer(fallback=False), "nowhere")  # fmt: skip
+        assert octavo.check(network(), mine).after == ()
+        assert octavo.check(octavo.quantize(network(), target=mine, calibration=X), mine).ok
+        assert not octavo.check(network("RELU"), mine).ok
 
     def test_in_a_notebook(self) -> None:
         found = octavo.check(network("HARD_SWISH"), "edgetpu")

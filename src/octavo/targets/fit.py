@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from octavo.api import carry_out, observe
-from octavo.errors import TargetError
+from octavo.errors import NotIntegerError, TargetError
 from octavo.graph import DType, Op, Program, Tensor
 from octavo.model import Model
 from octavo.passes.apply import apply
@@ -147,7 +147,11 @@ def _left_over(program: Program, target: Target, recipe: Recipe) -> tuple[Findin
     refused = [found for op in program.ops() if (found := _refusal(op, target, recipe, ranges)) is not None]
     if refused:
         recipe = replace(recipe, scheme=replace(recipe.scheme, fallback=True))
-    made, decisions = rehearse(program, recipe)
+    try:
+        made, decisions = rehearse(program, recipe)
+    except NotIntegerError as error:  # an op that has no activation, so that nothing above looked at it
+        return tuple(Finding(left.op, left.op.partition(" ")[0], "", "float32", left.reason, left.remedy)
+                     for left in error.refusals)  # fmt: skip
     found = list(refused)
     for op, finding in target_findings(made, target, scales=False):
         # Around a refused op others stay in float, and conversions stand in between: no reasons of their own.
