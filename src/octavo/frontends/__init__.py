@@ -31,7 +31,7 @@ _OTHER_FILES = {
 
 # ... and the packages of objects.
 _OTHER_OBJECTS = {
-    "tf_keras": "a Keras 2 model: save it as .h5, load it in Keras 3 with keras.models.load_model, and pass the model",
+    "tf_keras": "a Keras 2 model: save it as .h5 and pass the path",
     "tensorflow": "a TensorFlow object: make a .tflite of it with TensorFlow and pass that",
     "onnx": "an ONNX model in memory: save it as a file and pass its path",
 }
