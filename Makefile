@@ -13,7 +13,7 @@ EXTRAS := bench dask dev flax images keras ray report tflm vela
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help test-torch bench bench-speed bench-qat demo test test-slow zoo lint format types check largest lock clean
+.PHONY: help test-torch bench bench-speed bench-qat bench-scaling demo test test-slow zoo lint format types check largest lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: $(INSTALLED) ## Compare with ai-edge-quantizer; ARGS="--model model.tflit
 
 bench-speed: $(INSTALLED) ## Time whole conversions, and what they write, next to TFLiteConverter and ai-edge-quantizer
 	@$(BIN)/python bench/speed.py $(ARGS)
+
+bench-scaling: $(INSTALLED) ## Measure how time and memory grow, and write docs/scaling.md and its plots
+	@$(BIN)/python bench/scaling.py $(ARGS)
 
 bench-qat: $(INSTALLED) ## Time a training step with the device's rounding, next to tfmot's
 	@$(BIN)/python bench/qat_step.py $(ARGS)

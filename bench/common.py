@@ -59,12 +59,12 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_section(marker: str, text: str) -> None:
-    """Print `text` and put it between the markers of that name in docs/benchmarks.md."""
+def write_section(marker: str, text: str, file: Path = PAGE) -> None:
+    """Print `text` and put it between the markers of that name in docs/benchmarks.md, or in another page."""
     begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    page = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
+    page = file.read_text() if file.exists() else "# Benchmarks\n"
     if begin not in page:
         page = f"{page.rstrip()}\n\n{begin}{end}\n"
     head, _, rest = page.partition(begin)
-    PAGE.write_text(f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+    file.write_text(f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
     print(text)
