@@ -24,7 +24,7 @@ PYTHON = {"python", "py"}
 SHELL = {"bash", "console", "sh", "shell"}
 TEXT = {"", "text", "json", "toml", "yaml", "mermaid", "makefile", "diff"}
 NOT_RUN = re.compile(r"<!--\s*not run:\s*(.*?)\s*-->")
-MAY_BE_LEFT_OUT = ("make", "git", "cd", "pip", "python -m pip", "python -m venv", "python3 -m venv")
+MAY_BE_LEFT_OUT = ("make", "git", "cd", "pip", "pipx", "python -m pip", "python -m venv", "python3 -m venv")
 COMMAND_SECONDS = 600
 
 # A page with this line needs PyTorch: `make test-torch` runs it, in an environment of its own.
