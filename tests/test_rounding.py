@@ -8,7 +8,7 @@ import pytest
 import octavo
 from graphs import Builder
 from octavo import numerics
-from octavo.algorithms import gptq, shrinkage
+from octavo.algorithms import adaround, gptq, shrinkage
 from octavo.algorithms.rounding import Rounding, output_errors
 from octavo.calibrate.halves import Halves
 from octavo.graph import DType, Program
@@ -112,6 +112,32 @@ def test_going_over_it_again_helps() -> None:
     scales = np.abs(weights).max(axis=2, keepdims=True) / 7
     once, twice = (Rounding(weights, gram, INT4_WEIGHT, thorough).codes(scales) for thorough in (False, True))
     assert output_errors(weights, twice, scales, gram).sum() < output_errors(weights, once, scales, gram).sum()
+
+
+def test_learned_rounding_is_used_where_it_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdaRound alone isn't always better than GPTQ gone over again; the better of the two is, channel by channel."""
+    gram = covariance_of(drawn("relu", 300, RNG.normal(size=(16, COUNT))))
+    weights = RNG.normal(size=(1, 40, COUNT))
+    scales = np.abs(weights).max(axis=2, keepdims=True) / 7
+    both = Rounding(weights, gram, INT4_WEIGHT, thorough=True).codes(scales)
+    learned = adaround.learn(weights, scales, gram, INT4_WEIGHT)
+    assert learned is not None
+    assert np.abs(learned - weights / scales).max() <= 1 + 1e-6
+    monkeypatch.setattr(adaround, "available", lambda: False)
+    without = Rounding(weights, gram, INT4_WEIGHT, thorough=True).codes(scales)
+    errors = {
+        name: output_errors(weights, codes, scales, gram)[0]
+        for name, codes in (("both", both), ("without", without), ("learned", learned))
+    }
+    nearest = output_errors(weights, np.rint(weights / scales), scales, gram)[0]
+    assert errors["learned"].sum() < 0.8 * nearest.sum()
+    assert (errors["both"] <= errors["without"] + 1e-9).all()
+    assert errors["both"].sum() < 0.99 * errors["without"].sum()
+
+
+def test_learned_rounding_leaves_large_layers_alone() -> None:
+    weights = np.zeros((1, 4096, 2048), np.float32)
+    assert adaround.learn(weights, np.ones((1, 1, 1)), np.eye(2048)[None], INT4_WEIGHT) is None
 
 
 def test_rounding_survives_a_matrix_that_is_not_positive_definite() -> None:

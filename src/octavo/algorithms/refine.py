@@ -23,7 +23,7 @@ from octavo.calibrate.run import Needs, Statistics
 from octavo.graph import DType, Graph, Op, Program, Tensor
 from octavo.passes.add_bias import complete
 from octavo.plan import Form, Plan, rescale_weights
-from octavo.qtypes import INT8, QParams
+from octavo.qtypes import INT8, QParams, QType
 from octavo.recipe import Recipe, Scheme
 from octavo.unfold import from_matrix, scale_matrix, to_matrix, weights_of
 
@@ -47,6 +47,7 @@ def needs(program: Program, recipe: Recipe, count: int | None = None) -> Needs:
         histograms=recipe.needs_ranges and recipe.scheme.effort != "fast",
         moments=tuple(wanted),
         gram=frozenset(wanted),
+        bounds=frozenset(op for op in wanted if not schemes[op].per_channel),
     )
 
 
@@ -94,11 +95,11 @@ def equalize_layers(
       chosen, observed: the range that each tensor is to be quantized with, and that was seen.
     """
 
-    def wanted(op: Op) -> bool:
+    def type_of(op: Op) -> QType | None:
         scheme = _scheme(op, recipe)
-        return scheme.kind == "integer" and scheme.effort != "fast" and not scheme.per_channel
+        return scheme.weights if scheme.effort != "fast" and not scheme.per_channel else None
 
-    for tensor in equalize(program, wanted, moments, observed):
+    for tensor in equalize(program, type_of, moments, observed):
         chosen[tensor] = observed[tensor]
 
 

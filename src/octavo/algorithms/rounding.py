@@ -9,16 +9,13 @@ Needs: the Gram matrix of the op's inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from octavo.algorithms import descent, gptq, weight_scales
+from octavo.algorithms import adaround, descent, gptq, weight_scales
 from octavo.calibrate.halves import in_blocks
 from octavo.qtypes import QType
-
-Improve = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, QType], np.ndarray]
 
 
 @dataclass
@@ -29,7 +26,7 @@ class Rounding:
       weights: (groups, outputs, features), real values.
       gram: (groups * blocks, block, block); products across blocks are left out.
       qtype: the weights' type.
-      thorough: go over the codes again.
+      thorough: go over the codes again, and under eight bits learn others too, if JAX is there.
     """
 
     weights: np.ndarray
@@ -83,7 +80,7 @@ class Rounding:
     def codes(self, scales: np.ndarray) -> np.ndarray:
         """int8, the shape of the weights: the codes that leave the least output error; scales broadcast to them."""
         groups, outputs, features = self.weights.shape
-        found = self._rounded(self._spread(scales), descent.improve if self.thorough else None)
+        found = self._rounded(self._spread(scales), self.thorough)
         joined = found.reshape(groups, -1, outputs, found.shape[2]).swapaxes(1, 2)
         return joined.reshape(groups, outputs, -1)[:, :, :features]
 
@@ -95,13 +92,22 @@ class Rounding:
         groups, outputs, _ = self.weights.shape
         return np.broadcast_to(scales, (groups, outputs, 1)).repeat(len(self.gram) // groups, axis=0)
 
-    def _rounded(self, scales: np.ndarray, improve: Improve | None = None) -> np.ndarray:
-        codes = gptq.round_weights(self._blocks, scales, self._factors, self.qtype)
-        if improve is not None:
-            codes = improve(self._blocks, codes, scales, self.gram, self.qtype)
-        nearest = np.clip(np.rint(self._blocks / scales), self.qtype.qmin, self.qtype.qmax)
-        better, plain = (output_errors(self._blocks, made, scales, self.gram) for made in (codes, nearest))
-        return np.where((better < plain)[:, :, None], codes, nearest).astype(np.int8)
+    def _rounded(self, scales: np.ndarray, thorough: bool = False) -> np.ndarray:
+        """For each channel the proposal with the least output error: (groups * blocks, outputs, block)."""
+        blocks, gram, qtype = self._blocks, self.gram, self.qtype
+        nearest = np.clip(np.rint(blocks / scales), qtype.qmin, qtype.qmax).astype(np.int8)
+        proposals = [gptq.round_weights(blocks, scales, self._factors, qtype)]
+        if thorough and qtype.bits < 8 and adaround.available():
+            learned = adaround.learn(blocks, scales, gram, qtype)
+            proposals += [] if learned is None else [learned]
+        if thorough:
+            proposals = [descent.improve(blocks, codes, scales, gram, qtype) for codes in proposals]
+        best, least = nearest, output_errors(blocks, nearest, scales, gram)
+        for codes in proposals:
+            errors = output_errors(blocks, codes, scales, gram)
+            best = np.where((errors < least)[:, :, None], codes, best)
+            least = np.minimum(errors, least)
+        return best
 
 
 def output_errors(weights: np.ndarray, codes: np.ndarray, scales: np.ndarray, gram: np.ndarray) -> np.ndarray:

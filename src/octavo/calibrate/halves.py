@@ -18,7 +18,7 @@ class Halves:
     Attributes:
       parts: the moments of each half.
       samples: number of samples.
-      low, high: bounds of each feature, (groups, features); None before the first vector.
+      low, high: bounds of each channel of the data that the vectors are cut from, where they were asked for.
       factors: what the features have been multiplied with since, (groups, features); None for 1.
     """
 
@@ -46,10 +46,13 @@ class Halves:
         """Add one sample's vectors, (positions, groups, features), to a half: 0 or 1."""
         self.parts[half].update(rows)
         self.samples += 1
-        if len(rows):
-            low, high = rows.min(axis=0), rows.max(axis=0)
-            self.low = low if self.low is None else np.minimum(self.low, low)
-            self.high = high if self.high is None else np.maximum(self.high, high)
+
+    def bound(self, data: np.ndarray) -> None:
+        """Note the bounds of each channel of one sample's data, (..., channels): of all of it, not of drawn vectors."""
+        flat = data.reshape(-1, data.shape[-1])
+        if len(flat):
+            self.low = _pairwise(np.minimum, self.low, flat.min(axis=0))
+            self.high = _pairwise(np.maximum, self.high, flat.max(axis=0))
 
     def settle(self) -> None:
         """Add up what waits."""
@@ -62,11 +65,16 @@ class Halves:
         low, high = _pairwise(np.minimum, self.low, other.low), _pairwise(np.maximum, self.high, other.high)
         return Halves((first, second), self.samples + other.samples, low, high, self.factors)
 
-    def scaled(self, factors: np.ndarray) -> Halves:
-        """The moments of the same vectors with each feature multiplied; factors are positive, (groups, features)."""
+    def scaled(self, factors: np.ndarray, channels: np.ndarray) -> Halves:
+        """The moments of the same vectors after each channel was multiplied.
+
+        Args:
+          factors: what with, (channels,); positive.
+          channels: the channel of each feature, (groups, features).
+        """
         low, high = (None if bound is None else bound * factors for bound in (self.low, self.high))
         known = 1.0 if self.factors is None else self.factors
-        return replace(self, low=low, high=high, factors=factors * known)
+        return replace(self, low=low, high=high, factors=factors[channels] * known)
 
     def mean(self) -> np.ndarray | None:
         """(groups, features), float64; None if all inputs were zero."""

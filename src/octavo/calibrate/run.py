@@ -37,12 +37,14 @@ class Needs:
       histograms: a histogram of every float tensor.
       moments: means of the inputs of these ops' matrix products ...
       gram: ... and the Gram matrices of those among them.
+      bounds: ... and those of whose inputs the bounds of every channel are noted too.
       rows: how many of a sample's input vectors are looked at, per op.
     """
 
     histograms: bool = False
     moments: tuple[Op, ...] = ()
     gram: frozenset[Op] = frozenset()
+    bounds: frozenset[Op] = frozenset()
     rows: int = 64
 
 
@@ -242,6 +244,8 @@ def _update(
     for op, moments in found.moments.items():
         if data_of(op) in values:
             moments.update(input_rows(op, values[data_of(op)], needs.rows, rng), half)
+            if op in needs.bounds:
+                moments.bound(values[data_of(op)])
 
 
 def _some(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
