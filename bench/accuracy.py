@@ -1,34 +1,34 @@
-"""Accuracy, size, latency and time against ai-edge-quantizer, on the same model and the same samples.
+"""Accuracy, size, latency and time against the peers, on the same model and the same samples.
 
     make bench ARGS="--model model.tflite --data samples.npz"
 
 `samples.npz` holds x (float samples, as the model takes them) and y (labels; may be missing). A seeded permutation
-divides it: the first 100 samples calibrate, the others evaluate. The peer runs in an environment of its own, made once
-under bench/.peers; --peers names a Python that has it already. The table is printed, and written into
-docs/benchmarks.md between its markers.
+divides it: the first 100 samples calibrate, the others evaluate. ai-edge-quantizer takes the same file;
+TFLiteConverter takes no `.tflite` file, so it converts a copy of the network in Keras layers, whose float outputs are
+checked first. Peers run in environments of their own, made once under bench/.peers; --peers names a Python that has
+them already. The table is printed, and written into docs/benchmarks.md between its markers.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import functools
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
+import keras_copy
 import numpy as np
+from common import HERE, environment, run, table, write_section
 
 import octavo
 from octavo import numerics
 from octavo.model import Model
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- accuracy -->", "<!-- /accuracy -->"
-PEER = "ai-edge-quantizer==0.10.0"
+EDGE, CONVERTER = "ai-edge-quantizer==0.10.0", "tensorflow==2.21.0"
+COPIED = 80.0  # decibels at least between the network and its copy in Keras
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", required=True)
     parser.add_argument("--calibration", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--peers", help="a Python that has ai-edge-quantizer")
+    parser.add_argument("--peers", help="a Python that has ai-edge-quantizer and tensorflow")
     return parser.parse_args()
 
 
@@ -70,36 +70,59 @@ def variants(
         return lambda: (octavo.quantize(reference, recipe, samples), 0.0)
 
     return {
-        "ai-edge-quantizer W8A8": lambda: peer(arguments, samples),
+        "ai-edge-quantizer W8A8": lambda: edge(arguments, samples),
+        **converters(reference, arguments, samples),
         "octavo W8A8 fast": ours(octavo.integer(effort="fast")),
         "octavo W8A8": ours(octavo.integer()),
         "octavo W8A8 per tensor": ours(octavo.integer(per_channel=False)),
         "octavo W4A8": ours(octavo.integer(weights=4)),
+        "octavo W4A8 best": ours(octavo.integer(weights=4, effort="best")),
         "octavo W4A8, depthwise W8": ours(octavo.Recipe(octavo.integer(weights=4), (depthwise,))),
         "octavo W8A16": ours(octavo.integer(activations=16)),
     }
 
 
-def peer(arguments: argparse.Namespace, samples: np.ndarray) -> tuple[Model, float]:
-    python = arguments.peers or str(environment())
+def edge(arguments: argparse.Namespace, samples: np.ndarray) -> tuple[Model, float]:
+    """ai-edge-quantizer's static int8, and its seconds."""
+    python = arguments.peers or environment("ai-edge-quantizer", (EDGE,))
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder, "samples.npy"), Path(folder, "peer.tflite")
         np.save(given, samples)
-        command = [python, str(HERE / "ai_edge_quantizer_static.py"), arguments.model, str(given), str(out)]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if run.returncode:
-            sys.exit(f"the peer failed: {run.stderr.strip().splitlines()[-1]}")
-        return octavo.load(out.read_bytes()), float(run.stdout.split()[-1])
+        said = run([python, str(HERE / "ai_edge_quantizer_static.py"), arguments.model, str(given), str(out)]).said
+        return octavo.load(out.read_bytes()), float(said)
 
 
-def environment() -> Path:
-    """The peers' Python; installs it the first time."""
-    folder = HERE / ".peers"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", PEER], check=True)
-    return python
+def converters(
+    reference: Model, arguments: argparse.Namespace, samples: np.ndarray
+) -> dict[str, Callable[[], tuple[Model, float]]]:
+    """The rows of TFLiteConverter, if the network can be copied into Keras."""
+    if why := keras_copy.why_not(reference):
+        print(f"TFLiteConverter is left out: {why}", flush=True)
+        return {}
+    check_copy(reference, arguments, samples)
+    modes = ("W8A8", "W8A8 per tensor", "W8A16")
+    return {
+        f"TFLiteConverter {mode}": functools.partial(convert, reference, arguments, samples, mode) for mode in modes
+    }
+
+
+def check_copy(reference: Model, arguments: argparse.Namespace, samples: np.ndarray) -> None:
+    """Leave the benchmark if the copy in Keras computes something else."""
+    copied, _ = convert(reference, arguments, samples[:1], "float")
+    alike = numerics.sqnr_db(*(predict(model, samples[:8]) for model in (reference, copied)))
+    if not alike > COPIED:
+        sys.exit(f"the copy in Keras is {alike:.1f} dB from the model: that is another network")
+
+
+def convert(reference: Model, arguments: argparse.Namespace, samples: np.ndarray, mode: str) -> tuple[Model, float]:
+    """TFLiteConverter's file from the copy in Keras, and its seconds."""
+    python = arguments.peers or environment("tensorflow", (CONVERTER,))
+    with tempfile.TemporaryDirectory() as folder:
+        copy, given, out = Path(folder, "copy.json"), Path(folder, "samples.npy"), Path(folder, "peer.tflite")
+        keras_copy.write(reference, copy)
+        np.save(given, samples)
+        said = run([python, str(HERE / "tflite_converter.py"), str(copy), str(given), str(out), mode]).said
+        return octavo.load(out.read_bytes()), float(said)
 
 
 def predict(model: Model, x: np.ndarray) -> np.ndarray:
@@ -145,16 +168,11 @@ def latency(model: Model, x: np.ndarray, runs: int = 100) -> float:
 
 def write(arguments: argparse.Namespace, rows: list[tuple[str, ...]], known: int, unseen: int) -> None:
     titles = ("variant", "bytes", "top-1", "agrees with float", "SQNR dB", "ms per sample", "seconds to make")
-    lines = ["| " + " | ".join(cells) + " |" for cells in (titles, ("---",) * len(titles), *rows)]
     about = (
         f"{Path(arguments.model).name}: {known} samples calibrate, {unseen} others evaluate, seed {arguments.seed}; "
-        f"peer: {PEER}. Made by `make bench`."
+        f"peers: {EDGE}; TFLiteConverter of {CONVERTER}, from a copy of the network in Keras. Made by `make bench`."
     )
-    table = "\n".join([BEGIN, about, "", *lines, END])
-    page = PAGE.read_text() if PAGE.exists() else f"# Benchmarks\n\n{BEGIN}{END}\n"
-    head, _, rest = page.partition(BEGIN)
-    PAGE.write_text(head + table + rest.partition(END)[2])
-    print(table)
+    write_section("accuracy", f"{about}\n\n{table(titles, rows)}")
 
 
 if __name__ == "__main__":
