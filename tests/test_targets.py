@@ -170,13 +170,15 @@ class TestQuantizeForTarget:
         with pytest.raises(TargetError, match="float32, but Edge TPU takes integers only"):
             octavo.quantize(network(), recipe, never, target="edgetpu")
 
-    def test_scales_that_a_kernel_refuses(self) -> None:
-        """Known after calibration only: the op then stays in float."""
+    @pytest.mark.parametrize("last", [False, True])
+    def test_scales_that_a_kernel_refuses(self, last: bool) -> None:
+        """Known after calibration only: the op then stays in float, be it in the middle or at the end."""
         build = Builder()
         wide = build.conv(build.input("image", (1, 8, 8, 2)), "wide", 4)
         square = build.op("MUL", [wide, wide], "square", (1, 8, 8, 4), "MulOptions")
         y = build.op("ADD", [square, build.const("epsilon", np.float32([1e-6]))], "sum", (1, 8, 8, 4), "AddOptions")
-        model = Model(build.program(build.op("MUL", [y, wide], "product", (1, 8, 8, 4), "MulOptions")))
+        y = y if last else build.op("MUL", [y, wide], "product", (1, 8, 8, 4), "MulOptions")
+        model = Model(build.program(y))
         plain = octavo.quantize(model, octavo.integer(), X)
         (finding,) = octavo.check(plain, "xnnpack").findings
         assert finding.kind == "ADD" and finding.tensor.startswith("epsilon") and "times the output's" in finding.why

@@ -25,6 +25,7 @@ from octavo.targets.rules import Target, data_of, form_of
 _Range = tuple[float, float]
 # Above zero, so that no op is held to magnify the rounding of its input (`octavo.judgement`).
 _MADE_UP = (0.5, 1.0)
+_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 
 
 def fit(program: Program, target: Target, request: Recipe | Scheme | None = None) -> Recipe:
@@ -57,7 +58,7 @@ def quantize_for(
     recipe = fit(model.program, target, request)
     seen = observe(model, recipe, calibration, progress) if recipe.needs_ranges or calibration is not None else None
     made = carry_out(model, recipe, seen)
-    floats = _floats(made.program, target) if recipe.scheme.fallback else ()
+    floats = _floats(model.program, made.program, target) if recipe.scheme.fallback else ()
     if floats:
         recipe = replace(recipe, rules=(*recipe.rules, *floats))
         made = carry_out(model, recipe, seen)
@@ -71,11 +72,13 @@ def left_over(program: Program, target: Target) -> tuple[Finding, ...]:
     return _left_over(program, target, adapted(program, target))
 
 
-def _floats(program: Program, target: Target) -> tuple[Rule, ...]:
-    """Rules that leave in float the integer ops that a target takes in float only."""
-    broken = dict.fromkeys(op for op, _ in target_findings(program, target) if op is not None)
-    keys = [op.keys[0] for op in broken if "float32" in _forms(op, target) and "float" not in form_of(op)[0]]
-    return tuple(Rule(keep_float(), kind, glob.escape(name)) for kind, name in keys)
+def _floats(program: Program, made: Program, target: Target) -> tuple[Rule, ...]:
+    """Rules that leave in float the ops of `program` that a target takes in float only as they were made integer."""
+    before, after = ([op for op in p.ops() if op.code not in _CONVERSIONS] for p in (program, made))
+    broken = {op for op, _ in target_findings(made, target) if "float" not in (form_of(op)[0] if op else "float")}
+    # Tensors may have been renamed on the way, ops stand in the order in which they stood.
+    keys = [op.keys[0] for op, other in zip(before, after, strict=True) if other in broken]
+    return tuple(Rule(keep_float(), kind, glob.escape(name)) for kind, name in keys if "float32" in target.forms(kind))
 
 
 def _raise(findings: Sequence[Finding], what: str) -> None:
@@ -101,7 +104,7 @@ def adapted(program: Program, target: Target, request: Recipe | Scheme | None = 
     floats = {op.code for op in ops if solvable and _in_float_only(op, target, kind)}
     whole = {op.code for op in ops if op.code in target.ops and not target.ops[op.code].per_channel} - floats
     stays = floats or any(
-        why_not_integer(op, scheme.activations.bits, ranges) and "float32" in _forms(op, target) for op in ops
+        why_not_integer(op, scheme.activations.bits, ranges) and "float32" in target.forms(op.code) for op in ops
     )
     if request is None and stays:
         scheme = replace(scheme, fallback=True)
@@ -111,13 +114,8 @@ def adapted(program: Program, target: Target, request: Recipe | Scheme | None = 
     return Recipe(scheme, tuple(rules))
 
 
-def _forms(op: Op, target: Target) -> frozenset[str]:
-    known = target.ops.get(op.code)
-    return frozenset() if known is None else known.forms
-
-
 def _in_float_only(op: Op, target: Target, kind: str) -> bool:
-    forms = _forms(op, target)
+    forms = target.forms(op.code)
     return kind not in forms and "float32" in forms
 
 
@@ -157,7 +155,8 @@ def _left_over(program: Program, target: Target, recipe: Recipe) -> tuple[Findin
         # Around a refused op others stay in float, and conversions stand in between: no reasons of their own.
         consequence = refused and op is not None and (op not in decisions or decisions[op].reason)
         if not consequence:
-            found.append(finding)
+            name = decisions[op].op if op in decisions else finding.op  # as the source calls it
+            found.append(replace(finding, op=name))
     return tuple(found)
 
 
@@ -167,7 +166,7 @@ def _refusal(op: Op, target: Target, recipe: Recipe, ranges: dict[Tensor, _Range
     if scheme.activations is None or not any(tensor.dtype.is_float for tensor in data_of(op)):
         return None
     why = why_not_integer(op, scheme.activations.bits, ranges)
-    if why is None or (recipe.scheme.fallback and "float32" in _forms(op, target)):
+    if why is None or (recipe.scheme.fallback and "float32" in target.forms(op.code)):
         return None
     _, reason, remedy = why
     return Finding(op.name, op.code, "", "float32", reason, remedy or "replace it, or cut the model before it")

@@ -117,6 +117,10 @@ class Target:
     newest: Release | None = None
     cache_bytes: int | None = None
 
+    def forms(self, code: str) -> frozenset[str]:
+        """The forms in which it takes an op; none if it doesn't."""
+        return self.ops[code].forms if code in self.ops else frozenset()
+
     def problems(self, op: Op, scales: bool = True) -> Iterator[Problem]:
         """Everything about an op that this target doesn't take; nothing if it takes the op.
 
