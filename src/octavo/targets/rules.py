@@ -46,7 +46,7 @@ class Limit:
     """A condition on an op beyond its types.
 
     Attributes:
-      rule: what the target takes, in words, as its source has it.
+      rule: what the target takes, in words that go on after "the target takes".
       broken: what an op has instead, and the tensor that it is about (None: the op itself); None if it keeps the rule.
       remedy: what to change.
       scales: it is about scales, which nobody knows before calibration.
@@ -157,7 +157,7 @@ class Target:
             found = limit.broken(op) if scales or not limit.scales else None
             if found is not None:
                 what, tensor = found
-                yield Problem(what, limit.rule, limit.remedy, _name(tensor))
+                yield Problem(what, f"{self.title} takes {limit.rule}", limit.remedy, _name(tensor))
 
     def _types(self, op: Op, known: Facts) -> Iterator[Problem]:
         form, tensor = form_of(op)
