@@ -84,6 +84,14 @@ def test_the_recipe_can_be_saved_edited_and_used_again(tmp_path: Path) -> None:
     assert bytes(octavo.quantize(cnn(True), again, IMAGES)) == bytes(found.model)
 
 
+def test_the_schemes_effort_and_scales_are_kept() -> None:
+    """What is searched with one scale per tensor is found again from the recipe, bit for bit."""
+    base = octavo.integer(per_channel=False)
+    found = search(cnn(False), IMAGES, 3.0, metric="sqnr", precisions=("int8", "float32"), scheme=base)
+    assert all(t.qparams is None or t.qparams.axis is None for t in found.model.program.tensors())
+    assert bytes(octavo.quantize(cnn(False), found.recipe, IMAGES)) == bytes(found.model)
+
+
 def test_an_impossible_budget_is_an_error() -> None:
     with pytest.raises(RecipeError, match=r"max_drop=1e-09.*add 'int16'"):
         search(cnn(False), IMAGES, 1e-9, metric="sqnr", precisions=("int8",))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import glob
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -133,42 +133,63 @@ def search(
     if isinstance(evaluation, Shards):
         evaluation = evaluation, evaluation.labels([port.name for port in runner.inputs])
     samples = arrays_of(runner, samples)
-    seen = observe(prepared, Recipe(integer(weights=4)), samples, progress)
+    seen = observe(prepared, Recipe(scheme_for(base, "int4")), samples, progress)
     judge = _Judge(prepared, samples, metric, evaluation)
     units = _units(prepared.program, precisions, objective, seen.ranges)
     if not units:
         raise RecipeError(f"{prepared.name or 'the model'} has no op that can be quantized to {', '.join(precisions)}")
 
-    def build(choice: Sequence[str]) -> tuple[Recipe, Model]:
-        recipe = _recipe(base, units, choice)
-        return recipe, carry_out(prepared, recipe, seen)
-
     _probe(prepared, units, base, seen, judge.probes, progress)
     path = _path(units)
-    measured: dict[int, tuple[Recipe, Model, float]] = {}
-    low, high = 0, len(path) - 1
-    while low <= high:
-        middle = (low + high) // 2 if measured else low  # the cheapest may do already
-        recipe, made = build(path[middle])
-        measured[middle] = (recipe, made, judge.drop(made))
-        low, high = (low, middle - 1) if measured[middle][2] <= max_drop else (middle + 1, high)
-    fitting = [index for index, (_, _, drop) in measured.items() if drop <= max_drop]
+
+    def measure(index: int) -> _Candidate:
+        recipe = _recipe(base, units, path[index])
+        made = carry_out(prepared, recipe, seen)
+        return _Candidate(recipe, made, judge.drop(made))
+
+    measured = _bisect(len(path), measure, max_drop)
+    fitting = [index for index, candidate in measured.items() if candidate.drop <= max_drop]
     if not fitting:
-        least = min(drop for _, _, drop in measured.values())
+        least = min(candidate.drop for candidate in measured.values())
         raise RecipeError(
             f"no choice of {', '.join(precisions)} stays within max_drop={max_drop}: the best found loses {least:.2f}; "
             "allow more, or add 'int16' or 'float32' to precisions"
         )
-    best = min(fitting, key=lambda index: measured[index][1].nbytes if objective == "bytes" else index)
-    recipe, made, drop = measured[best]
-    worst = [Sensitivity(u.op.name, name, noise) for u in units for name, noise in u.noise.items() if name != "float32"]
+    best = min(fitting, key=lambda index: measured[index].model.nbytes if objective == "bytes" else index)
+    return _result(units, path[best], measured[best], list(measured.values()))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One choice of precisions, carried out and measured."""
+
+    recipe: Recipe
+    model: Model
+    drop: float
+
+
+def _bisect(count: int, measure: Callable[[int], _Candidate], max_drop: float) -> dict[int, _Candidate]:
+    """Measure choices from 0 (the cheapest, which may do already) on, until the first within the budget is found."""
+    measured: dict[int, _Candidate] = {}
+    low, high = 0, count - 1
+    while low <= high:
+        middle = (low + high) // 2 if measured else low
+        measured[middle] = measure(middle)
+        low, high = (low, middle - 1) if measured[middle].drop <= max_drop else (middle + 1, high)
+    return measured
+
+
+def _result(
+    units: Sequence[_Unit], choice: Sequence[str], best: _Candidate, measured: Sequence[_Candidate]
+) -> SearchResult:
+    alone = [Sensitivity(u.op.name, name, noise) for u in units for name, noise in u.noise.items() if name != "float32"]
     return SearchResult(
-        recipe,
-        made,
-        drop,
-        {unit.op.name: name for unit, name in zip(units, path[best], strict=True)},
-        tuple(sorted(worst, key=lambda s: -s.noise)),
-        tuple((made.nbytes, drop) for _, made, drop in measured.values()),
+        best.recipe,
+        best.model,
+        best.drop,
+        {unit.op.name: name for unit, name in zip(units, choice, strict=True)},
+        tuple(sorted(alone, key=lambda s: -s.noise)),
+        tuple((candidate.model.nbytes, candidate.drop) for candidate in measured),
     )
 
 
