@@ -81,7 +81,7 @@ def expected(rows) -> bytes:
 def test_merging_is_exact_and_associative(rows):
     program = prepare(small_model()).program
     ops = tuple(op for op in program.ops() if op.code in ("CONV_2D", "FULLY_CONNECTED"))
-    needs = Needs(True, ops, frozenset(ops), 16)
+    needs = Needs(histograms=True, moments=ops, gram=frozenset(ops), rows=16)
     whole = collect(program, rows, needs=needs)
     a, b, c = (collect(program, part, needs=needs) for part in (rows[:1], rows[1:40], rows[40:]))
     for merged in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(a).merge(b)):
@@ -326,6 +326,17 @@ def test_dask_goes_on_without_a_killed_worker(images, tmp_path):
         found = quantized(octavo.shards(images, preprocess=preprocess_that(once(tmp_path / "killed"))))
     assert (tmp_path / "killed").exists()
     assert found == calm
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("dask")
+def test_dask_names_a_sample_that_kills_every_worker(images):
+    deadly = octavo.shards(images, preprocess=preprocess_that(lambda number: number == 40))
+    with (
+        joblib.parallel_config("dask"),
+        pytest.raises(RunError, match=r"032\.png.*047\.png.*every worker that had this"),
+    ):
+        quantized(deadly)
 
 
 @pytest.fixture(scope="module")

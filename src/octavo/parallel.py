@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import platform
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ MEMORY = 2 << 30  # bytes that all local workers may hold together
 _BATCH_SECONDS = (0.5, 30.0)  # work that is sent at a time: enough to pay for the way, little enough to be lost
 _BATCH_BYTES = 64 << 20
 _STALLED_SECONDS = 600.0  # without any result: joblib doesn't always hear of a worker's death
+_RESTART_SECONDS = 30  # at most, that a cluster may take to start a worker in place of one that died
 _TRIES = 3
 
 
@@ -211,11 +213,21 @@ class _Failed(Exception):  # noqa: N818
         self.error = error
 
 
+class _Here(Exception):  # noqa: N818
+    """joblib works in the process that asks where a cluster has but one worker left."""
+
+
+def _this_process() -> str:
+    return f"{platform.node()} {os.getpid()}"
+
+
 _own = threading.local()  # of each thread of a worker: the work that it has a copy of
 
 
-def _carry_out(key: str, payload: np.ndarray, number: int, units: list[Any]) -> tuple[int, Any]:
-    """One batch on a worker."""
+def _carry_out(key: str, payload: np.ndarray, number: int, units: list[Any], avoid: str) -> tuple[int, Any]:
+    """One batch on a worker, which isn't the process `avoid`."""
+    if _this_process() == avoid:
+        raise _Here
     if getattr(_own, "key", None) != key:
         _own.key, _own.work = None, None  # first let go of the last one's model
         _own.key, _own.work = key, pickle.loads(payload.tobytes())
@@ -252,16 +264,16 @@ class _Dispatch:
     workers: int
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def results(self, batches: Iterable[tuple[int, list[Any]]]) -> Iterator[tuple[int, Any]]:
+    def results(self, batches: Iterable[tuple[int, list[Any]]], avoid: str = "") -> Iterator[tuple[int, Any]]:
         """(number, result) of each batch, as they are done. Raises what the work raises, or anything that joblib does.
 
-        The batches are read in joblib's threads, some ahead of the work.
+        The batches are read in joblib's threads, some ahead of the work. The process `avoid` gets none.
         """
         import joblib
         from joblib.parallel import get_active_backend
 
         work = joblib.delayed(_carry_out)
-        calls = (work(self.key, self.payload, number, batch) for number, batch in batches)
+        calls = (work(self.key, self.payload, number, batch, avoid) for number, batch in batches)
         ways: dict[str, Any] = {"batch_size": 1, "timeout": _STALLED_SECONDS}
         backend: Any = get_active_backend()[0]
         if backend.supports_return_generator:
@@ -280,13 +292,17 @@ class _Dispatch:
         Raises:
           RunError: a single unit kills its worker each time; says which.
         """
-        for _ in range(_TRIES - 1 if len(batch) == 1 else 1):
+        tries, waits = _TRIES - 1 if len(batch) == 1 else 1, _RESTART_SECONDS
+        while tries and waits:
             try:
-                ((_, packed),) = self.results([(0, batch)])
+                ((_, packed),) = self.results([(0, batch)], _this_process())
             except (_Failed, OctavoError):
                 raise
+            except _Here:  # whatever killed a worker had better not come near this process
+                waits -= 1
+                time.sleep(1)
             except Exception as latest:
-                error = latest
+                tries, error = tries - 1, latest
             else:
                 yield batch, packed
                 return
