@@ -11,7 +11,7 @@ from octavo.report.terminal import Column, Table
 from octavo.report.terminal import show as show_result
 
 
-@click.command(short_help="Say what is installed, what is missing, and whether octavo works here.")
+@click.command(short_help="Tell what is installed, what is missing, and what works.")
 @json_option
 @debug_option
 def doctor(as_json: bool) -> int:
