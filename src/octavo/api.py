@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,9 @@ from octavo import frontends, tflite
 from octavo.algorithms.refine import equalize_layers, needs, ranges, refine
 from octavo.calibrate.data import count_hint
 from octavo.calibrate.run import Needs, Statistics, collect
-from octavo.errors import ConversionError, RecipeError
+from octavo.calibrate.sequences import reads_once
+from octavo.errors import ConversionError, DataError, RecipeError, RunError
+from octavo.graph import Op, Program
 from octavo.graph.queries import is_trained, quantization_kind, quantized_tensors, recorded_ranges
 from octavo.model import Model
 from octavo.passes.apply import apply
@@ -21,17 +24,21 @@ from octavo.passes.dequantize import dequantize as dequantize_program
 from octavo.passes.fake_quant_marks import fake_quant_marks
 from octavo.passes.fix_shapes import fix_shapes as fix_program_shapes
 from octavo.passes.fold_scaling import check_codes
+from octavo.passes.level_channels import level_channels
 from octavo.passes.pipeline import normalise
 from octavo.passes.soften_masks import soften_masks
-from octavo.plan import plan
+from octavo.plan import Plan, plan
+from octavo.qtypes import INT8, INT8_WEIGHT
 from octavo.ranges import spread
-from octavo.recipe import IO, Recipe, Scheme, dynamic_range, float16, integer
+from octavo.recipe import IO, Recipe, Rule, Scheme, dynamic_range, float16, integer, weight_only
+from octavo.remedy import ENOUGH, Judge, borrow, in_db, sensitive
 from octavo.text import printable
 
 if TYPE_CHECKING:
     from octavo.targets.rules import Target
 
 Shapes = Mapping[str, Sequence[int]] | Sequence[int]
+_Known = tuple[list[Op], Plan]
 
 
 def load(source: str | os.PathLike[str] | bytes) -> Model:
@@ -156,7 +163,8 @@ def quantize(
     wanted = Recipe.of(recipe)
     if not wanted.needs_ranges and calibration is None:
         return carry_out(prepared, wanted, None)
-    return carry_out(prepared, wanted, observe(prepared, wanted, calibration, progress))
+    seen = observe(prepared, wanted, calibration, progress)
+    return fitting(prepared, wanted, seen, calibration, progress)
 
 
 def variants(
@@ -190,9 +198,11 @@ def variants(
     for name, recipe in recipes.items():
         if name in skip:
             continue
-        if recipe.needs_ranges and seen is None:
-            seen = observe(prepared, Recipe(integer()), calibration, progress)
-        yield name, carry_out(prepared, recipe, seen if recipe.needs_ranges else None)
+        if recipe.needs_ranges:
+            seen = observe(prepared, Recipe(integer()), calibration, progress) if seen is None else seen
+            yield name, fitting(prepared, recipe, seen, calibration, progress)
+        else:
+            yield name, carry_out(prepared, recipe, None)
 
 
 def prepare(model: Model) -> Model:
@@ -211,6 +221,71 @@ def prepare(model: Model) -> Model:
             "dequantize=True (--dequantize)"
         )
     return Model(program, notes=(*model.notes, *notes), path=model.path)
+
+
+def fitting(prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any, progress: bool) -> Model:
+    """What `recipe` makes of `prepared`, or something better where that is poor; see `octavo.remedy`.
+
+    The samples are read again for this, so data that can be read only once leave it as it is.
+    """
+    made, known = _carry_out(prepared, recipe, seen)
+    scheme = recipe.scheme
+    eight = scheme.kind == "integer" and scheme.activations is not None and scheme.activations.bits == 8
+    if not eight or scheme.effort == "fast" or calibration is None or is_trained(prepared.program):
+        return made
+    if reads_once(calibration):
+        note = "the samples can be read only once, so it wasn't measured whether 8 bits are enough: pass a function"
+        return Model(made.program, made.decisions, (*made.notes, note), made.path)
+    try:
+        judge = Judge.of(prepared.program, calibration)
+        best = in_db(judge.noise(made.program))
+    except (RunError, DataError):  # a custom op, or samples by signature: nothing can be measured
+        return made
+    if best < ENOUGH and scheme.per_channel:
+        leveled = level(prepared, calibration, progress)
+        if leveled is not prepared:
+            seen_leveled = observe(leveled, recipe, calibration, progress)
+            other, its_plan = _carry_out(leveled, recipe, seen_leveled)
+            if (quality := in_db(judge.noise(other.program))) > best:
+                made, known, prepared, seen, best = other, its_plan, leveled, seen_leveled, quality
+    if best < ENOUGH and scheme.fallback:
+        made = _spared(made, known, prepared, recipe, seen, judge)
+    return made
+
+
+def level(prepared: Model, calibration: Any, progress: bool) -> Model:
+    """The prepared model with its channels scaled to suit 8-bit activations; itself if there is nothing to scale."""
+    seen = collect(prepared.program, calibration, progress, Needs(channels=True)).channels
+    program = prepared.program.clone()
+    twins = dict(zip(prepared.program.tensors(), program.tensors(), strict=True))
+    bounds = {twins[tensor]: found.known for tensor, found in seen.items() if found.known is not None}
+    notes = level_channels(program, bounds, INT8, INT8_WEIGHT)
+    return Model(program, notes=(*prepared.notes, *notes), path=prepared.path) if notes else prepared
+
+
+def _spared(made: Model, known: _Known, prepared: Model, recipe: Recipe, seen: Statistics, judge: Judge) -> Model:
+    """`made`, or the same with the most sensitive ops in float, if that is better."""
+    program, decided = _decide(prepared, recipe, seen, known)
+    may = {op for op in program.main.ops if recipe.scheme_of(op.keys) is recipe.scheme}
+    may = {op for op in may if decided.decisions[op].precision == "int8"}
+    built: dict[frozenset[Op], Model] = {}
+
+    def without(ops: set[Op]) -> Model:
+        """Weights and biases are borrowed: choosing them is most of the work, and they don't change."""
+        rules = tuple(Rule(weight_only(), op.keys[0][0], glob.escape(op.keys[0][1])) for op in may if op in ops)
+        if frozenset(ops) not in built:
+            asked = replace(recipe, rules=recipe.rules + rules)
+            built[frozenset(ops)] = _carry_out(prepared, asked, seen, known)[0]
+        return built[frozenset(ops)]
+
+    kept = sensitive(program, decided, may, judge, lambda ops: judge.noise(without(ops).program))
+    better = without(kept)
+    if in_db(judge.noise(better.program)) <= in_db(judge.noise(made.program)):
+        return made
+    names = {op.name for op in kept}
+    reason = "measured: rounding to 8 bits here costs the outputs too much"
+    decisions = tuple(replace(d, reason=reason) if d.op in names else d for d in better.decisions)
+    return Model(better.program, decisions, better.notes)
 
 
 def observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) -> Statistics:
@@ -232,8 +307,10 @@ def observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) -
     return Statistics(recorded=recorded)
 
 
-def carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model:
-    """Plan on the prepared model, refine, and apply to a copy."""
+def _decide(
+    prepared: Model, recipe: Recipe, seen: Statistics | None, known: _Known | None = None
+) -> tuple[Program, Plan]:
+    """A copy of the prepared model, and the plan for it, refined, or with what was refined for a plan that is known."""
     source, program = prepared.program, prepared.program.clone()
     if seen is None:
         decided = plan(program, recipe)
@@ -247,9 +324,27 @@ def carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model
         moments = {ops[op]: known for op, known in seen.moments.items()}
         equalize_layers(program, recipe, moments, chosen, observed)
         decided = plan(program, recipe, chosen, observed)
+        if known is not None:
+            moments = {op: found for op, found in moments.items() if decided.decisions[op].precision != "int8"}
         refine(program, decided, recipe, moments)
+        if known is not None:
+            borrow(program, decided, *known)
+    return program, decided
+
+
+def carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model:
+    """Plan on the prepared model, refine, and apply to a copy."""
+    return _carry_out(prepared, recipe, seen)[0]
+
+
+def _carry_out(
+    prepared: Model, recipe: Recipe, seen: Statistics | None, known: _Known | None = None
+) -> tuple[Model, _Known]:
+    """The same, and the plan with the ops that it speaks of; with what was refined for another plan, if it is known."""
+    source, (program, decided) = prepared.program, _decide(prepared, recipe, seen, known)
+    ops = list(program.ops())
     apply(program, decided)
     if not is_trained(source):
         for wanted, written in zip(source.main.inputs, program.main.inputs, strict=True):
             check_codes(wanted, written)
-    return Model(program, tuple(decided.decisions.values()), prepared.notes)
+    return Model(program, tuple(decided.decisions.values()), prepared.notes), (ops, decided)

@@ -31,6 +31,7 @@ from octavo.calibrate.data import count_hint, samples
 from octavo.errors import DataError
 from octavo.findings import Histogram, Layer, TieFinding
 from octavo.graph import Program, Tensor
+from octavo.passes.level_channels import restore_levels
 from octavo.passes.pipeline import normalise
 from octavo.progress import track
 from octavo.runtime.session import Kernels, ModelLike, model_bytes
@@ -126,7 +127,9 @@ def inspect(
       ModelFileError: a model can't be read.
       RunError: LiteRT refuses a model.
     """
-    rig = Rig(_normalised(float_model), read(model_bytes(small)), kernels)
+    original, program = _normalised(float_model), read(model_bytes(small))
+    restore_levels(original, program)
+    rig = Rig(original, program, kernels)
     rows: list[dict[str, np.ndarray]] = []
     for row in track(samples(data, rig.specs), "inspecting", _at_most(limit, count_hint(data, rig.specs)), progress):
         rows.append(row)

@@ -40,6 +40,41 @@ class MinMax:
 
 
 @dataclass
+class ChannelBounds:
+    """Lowest and highest value seen of each index of the last dimension, (channels,); None before the first value.
+
+    Where samples differ in the size of that dimension, an index means nothing: the bounds are infinite.
+    """
+
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+    @property
+    def known(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(low, high), None if no value was seen."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    def update(self, values: np.ndarray) -> None:
+        if values.size:
+            rows = values.reshape(-1, values.shape[-1])
+            self._widen(rows.min(axis=0), rows.max(axis=0))
+
+    def merge(self, other: ChannelBounds) -> ChannelBounds:
+        """The statistic of both sets of values together."""
+        both = ChannelBounds(self.low, self.high)
+        if other.low is not None and other.high is not None:
+            both._widen(other.low, other.high)
+        return both
+
+    def _widen(self, low: np.ndarray, high: np.ndarray) -> None:
+        if self.low is not None and self.low.shape != low.shape:
+            low, high = np.full(1, -np.inf), np.full(1, np.inf)
+            self.low = self.high = None
+        self.low = low if self.low is None else np.minimum(self.low, low)
+        self.high = high if self.high is None else np.maximum(self.high, high)
+
+
+@dataclass
 class Histogram:
     """How often values fell into each bin of a power-of-two width, at most `bins` of them between lowest and highest.
 

@@ -18,7 +18,7 @@ import numpy as np
 from octavo.calibrate.blocks import Block, blocks
 from octavo.calibrate.expose import Window, entries
 from octavo.calibrate.halves import Halves
-from octavo.calibrate.observers import Histogram, MinMax
+from octavo.calibrate.observers import ChannelBounds, Histogram, MinMax
 from octavo.calibrate.sequences import step_count
 from octavo.errors import DataError, RunError
 from octavo.graph import Op, Program, Signature, Tensor
@@ -39,6 +39,7 @@ class Needs:
       gram: ... and the Gram matrices of those among them.
       bounds: ... and those of whose inputs the bounds of every channel are noted too.
       rows: how many of a sample's input vectors are looked at, per op.
+      channels: bounds of every channel (index of the last dimension) of every float tensor.
     """
 
     histograms: bool = False
@@ -46,6 +47,7 @@ class Needs:
     gram: frozenset[Op] = frozenset()
     bounds: frozenset[Op] = frozenset()
     rows: int = 64
+    channels: bool = False
 
 
 @dataclass
@@ -57,12 +59,14 @@ class Statistics:
       histograms: see `Needs`.
       moments: likewise; by op.
       recorded: ranges that the model brought along; they count instead of observed ones.
+      channels: see `Needs`.
     """
 
     bounds: dict[Tensor, MinMax] = field(default_factory=dict)
     histograms: dict[Tensor, Histogram] = field(default_factory=dict)
     moments: dict[Op, Halves] = field(default_factory=dict)
     recorded: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
+    channels: dict[Tensor, ChannelBounds] = field(default_factory=dict)
 
     @property
     def ranges(self) -> dict[Tensor, tuple[float, float]]:
@@ -77,6 +81,7 @@ class Statistics:
             _merged(self.histograms, other.histograms),
             _merged(self.moments, other.moments),
             {**self.recorded, **other.recorded},
+            _merged(self.channels, other.channels),
         )
 
 
@@ -124,7 +129,7 @@ class _Seen:
 
 
 def _parts(found: Statistics) -> tuple[dict[Any, Any], ...]:
-    return found.bounds, found.histograms, found.moments
+    return found.bounds, found.histograms, found.moments, found.channels
 
 
 _Packed = tuple[list[dict[int, Any]], set[int]]
@@ -212,7 +217,8 @@ def _empty(watched: list[Tensor], needs: Needs) -> Statistics:
         blocks = -(-features // block)
         moments[op] = Halves.empty(-(-features // blocks), op in needs.gram)
     histograms = {tensor: Histogram() for tensor in watched} if needs.histograms else {}
-    return Statistics({tensor: MinMax() for tensor in watched}, histograms, moments)
+    channels = {tensor: ChannelBounds() for tensor in watched if tensor.shape} if needs.channels else {}
+    return Statistics({tensor: MinMax() for tensor in watched}, histograms, moments, channels=channels)
 
 
 def _block_size(ops: Iterable[Op]) -> int:
@@ -241,6 +247,8 @@ def _update(
         found.bounds[tensor].update(array)
         if needs.histograms:
             found.histograms[tensor].update(_some(array, rng))
+        if tensor in found.channels:
+            found.channels[tensor].update(array)
     for op, moments in found.moments.items():
         if data_of(op) in values:
             moments.update(input_rows(op, values[data_of(op)], needs.rows, rng), half)

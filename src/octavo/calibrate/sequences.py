@@ -40,6 +40,13 @@ class Sequences:
             raise DataError(f"a sequence has at least one step, not {self.steps}")
 
 
+def reads_once(data: Any) -> bool:
+    """Whether the data is used up by reading it: a generator, or something made of generators."""
+    if isinstance(data, Sequences):
+        return reads_once(data.data)
+    return isinstance(data, Iterator) or (isinstance(data, dict) and any(map(reads_once, data.values())))
+
+
 def steps(data: Any, inputs: Sequence[InputSpec]) -> Iterator[tuple[Sample, bool]]:
     """Every sample of `data`, and whether the model's state starts anew with it.
 

@@ -1,0 +1,117 @@
+"""Where eight bits are too few, channels are leveled and single ops stay in float; elsewhere nothing is done."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import octavo
+from graphs import Builder
+from octavo import numerics
+from octavo.api import prepare
+from octavo.graph import Program
+from octavo.model import Model
+from octavo.passes.level_channels import KEY
+from octavo.remedy import ENOUGH, Judge
+
+RNG = np.random.default_rng(0)
+
+
+def samples(count: int = 16) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(count, 1, 16)).astype(np.float32)
+
+
+def plain() -> Program:
+    b = Builder()
+    return b.program(b.dense(b.unary("RELU", b.dense(b.input("x", (1, 16)), "first", 32), "relu"), "head", 4))
+
+
+def uneven(width: float) -> Program:
+    """A layer whose units differ in size `width` times, and a layer to which each means the same."""
+    b = Builder()
+    size = np.geomspace(1, width, 32).astype(np.float32)
+    y = b.dense(b.input("x", (1, 16)), "first", 32)
+    first = b.graph.ops[-1]
+    z = b.dense(b.unary("RELU", y, "relu"), "head", 4)
+    for tensor, factor in (
+        (first.inputs[1], size[:, None]),
+        (first.inputs[2], size),
+        (b.graph.ops[-1].inputs[1], 1 / size),
+    ):
+        assert tensor is not None
+        tensor.set_values(tensor.values * factor)
+    return b.program(z)
+
+
+def cancelling() -> Program:
+    """(x + 3000 w) - 3000 w: no scale can hold the sum, and no channel is smaller than another; then a dense layer."""
+    b = Builder()
+    x = b.input("x", (1, 16))
+    big = b.const("big", np.linspace(2900, 3000, 16, dtype=np.float32))
+    y = b.unary("ABS", x, "size")
+    y = b.op("MUL", [y, b.const("one", np.array(1.5, np.float32))], "scaled", (1, 16), "MulOptions")
+    y = b.op("ADD", [b.unary("TANH", y, "bent"), big], "sum", (1, 16), "AddOptions")
+    y = b.op("SUB", [b.unary("ABS", y, "same"), big], "back", (1, 16), "SubOptions")
+    return b.program(b.dense(b.dense(y, "hidden", 16), "head", 4))
+
+
+def quality(model: Model, small: Model, data: np.ndarray) -> float:
+    wanted, got = (np.stack([np.asarray(octavo.Runner(m)(x)) for x in data]) for m in (model, small))
+    return numerics.sqnr_db(wanted, got)
+
+
+def test_nothing_is_done_without_need() -> None:
+    small = octavo.quantize(Model(plain()), octavo.integer(), samples())
+    assert KEY not in dict(small.program.metadata)
+    assert small.summary().counts == {"int8": 2} and not small.summary().in_float
+
+
+def test_channels_are_leveled_where_that_helps() -> None:
+    model, data = Model(uneven(1000)), samples()
+    small = octavo.quantize(model, octavo.integer(fallback=False), data)
+    assert KEY in dict(small.program.metadata) and small.integer_only
+    assert any("powers of two" in note for note in small.notes)
+    assert (
+        quality(model, small, data)
+        > quality(model, octavo.quantize(model, octavo.integer(effort="fast"), data), data) + 6
+    )
+
+
+def test_the_sensitive_ops_stay_in_float() -> None:
+    model, data = Model(cancelling()), samples()
+    fast = octavo.quantize(model, octavo.integer(effort="fast"), data)
+    small = octavo.quantize(model, octavo.integer(), data)
+    assert quality(model, fast, data) < ENOUGH - 6 and quality(model, small, data) > ENOUGH
+    reasons = {d.op.split("'")[1] for d in small.summary().in_float if "measured" in d.reason}
+    assert {"sum", "same", "hidden"} <= reasons
+    assert small.summary().counts["int8"] > 0, "only what is sensitive"
+
+
+def test_a_rule_is_kept() -> None:
+    rule = octavo.Rule(octavo.integer(), name="sum")
+    small = octavo.quantize(Model(cancelling()), octavo.Recipe(octavo.integer(), (rule,)), samples())
+    assert "sum" not in {d.op.split("'")[1] for d in small.summary().in_float}
+
+
+def test_data_that_is_read_once_is_said_so() -> None:
+    small = octavo.quantize(Model(cancelling()), octavo.integer(), iter(samples()))
+    assert any("only once" in note for note in small.notes)
+    assert not any("measured:" in d.reason for d in small.summary().in_float)
+
+
+def test_probes_dont_depend_on_the_order() -> None:
+    program, data = prepare(Model(plain())).program, samples(40)
+    judges = [Judge.of(program, order) for order in (data, data[::-1])]
+    assert len(judges[0].rows) == 16
+    for mine, its in zip(judges[0].rows, judges[1].rows, strict=True):
+        np.testing.assert_array_equal(mine[0], its[0])
+
+
+@pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
+def test_noise_is_of_real_values(io: str) -> None:
+    model, data = Model(plain()), samples()
+    judge = Judge.of(prepare(model).program, data)
+    small = octavo.quantize(model, octavo.integer(io=io), data)
+    noise = judge.noise(small.program)
+    assert 0 < noise[0] < 0.01
+    assert judge.noise(prepare(model).program)[0] == 0
