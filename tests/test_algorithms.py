@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -363,15 +365,18 @@ CASES = (
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("request_", [{}, {"per_channel": False}, {"weights": 4}])
 @pytest.mark.parametrize("case", CASES)
-def test_degenerate_models_and_samples(case: str) -> None:
+def test_degenerate_models_and_samples(case: str, request_: dict[str, Any]) -> None:
     """The file loads, runs on both kernel sets, gives finite numbers, and isn't worse than rounding to nearest."""
     program, samples = degenerate(case)
     reference = Model(program)
     want = octavo.Runner(reference)(samples)
     errors = {}
     for effort in ("fast", "balanced"):
-        small = octavo.quantize(reference, octavo.integer(fallback=False, io="float32", effort=effort), samples)
+        small = octavo.quantize(
+            reference, octavo.integer(fallback=False, io="float32", effort=effort, **request_), samples
+        )
         for kernels in ("xnnpack", "builtin"):
             got = octavo.Runner(small, kernels=kernels)(samples)
             assert np.isfinite(got).all()
