@@ -75,8 +75,9 @@ def _save(model: Any, folder: str, where: str) -> str:
 def _own_modules(model: Any, where: str) -> Iterator[str]:
     """The modules of layers, and of what layers use as activation, that are neither Keras's nor octavo's."""
     for layer in model._flatten_layers():
-        activation = getattr(layer, "activation", None)
-        for thing in (type(layer), activation if hasattr(activation, "__name__") else type(activation)):
+        activation: Any = getattr(layer, "activation", None)
+        used: tuple[Any, ...] = (type(layer), activation if hasattr(activation, "__name__") else type(activation))
+        for thing in used:
             if thing.__module__ == "__main__":
                 raise ConversionError(
                     f"{where}: this script or notebook itself defines {thing.__name__}, and Keras's JAX backend, which "
