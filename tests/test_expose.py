@@ -48,8 +48,9 @@ def test_a_branch_that_no_sample_takes_has_no_range() -> None:
 def test_branches_become_integer() -> None:
     model = Model(branching())
     small = octavo.quantize(model, octavo.integer(io="int8"), X)
-    assert small.summary().counts == {"int8": 4, "float32": 1}
-    assert [t.dtype for t in small.program.graphs[1].inputs] == [DType.FLOAT32], "who calls a branch hands it floats"
+    assert small.summary().counts == {"int8": 5} and small.integer_only
+    assert [t.dtype for graph in small.program.graphs[1:] for t in graph.inputs] == [DType.INT8, DType.INT8]
+    assert len({graph.outputs[0].qparams for graph in small.program.graphs[1:]}) == 1, "both branches mean the same"
     wanted, got = (np.stack([np.asarray(octavo.Runner(m)(x)) for x in X]) for m in (model, small))
     assert numerics.sqnr_db(wanted, got) > 30
 

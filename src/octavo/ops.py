@@ -457,7 +457,7 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
         _float_only("FLOOR_MOD", "LiteRT's integer kernel divides raw codes"),
         _float_only("NEG", "LiteRT's integer kernel ignores the zero point"),
         *(
-            _float_only(name, "it hands floats to its subgraphs, whose ops are quantized by themselves")
+            _float_only(name, "it hands floats to its subgraphs")
             for name in ("IF", "WHILE", "CALL")
         ),
         _float_only("SCATTER_ND", "LiteRT's integer kernel writes code 0 where the value 0 is meant"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from octavo import numerics, recurrent
+from octavo import calls, numerics, recurrent
 from octavo.errors import NotIntegerError, RecipeError, Refusal
 from octavo.floors import loadable_sites
 from octavo.graph import DType, Graph, Op, Program, Tensor
@@ -121,18 +121,23 @@ def plan(
         raise RecipeError("integer quantization needs ranges: pass representative data as calibration=")
     result = Plan()
     entries = {program.main, *(signature.graph for signature in program.signatures)}
-    # Who calls a branch or a body hands it floats, whatever the file's own inputs and outputs are.
+    # Who calls a branch or a body hands it floats, whatever the file gives and takes, until shown otherwise.
     inside = replace(recipe, scheme=replace(recipe.scheme, io=IO()))
     drafts = [
         _draft(graph, recipe if graph in entries else inside, ranges or {}, observed or ranges or {})
         for graph in program.graphs
     ]
     _agree_on_variables(program, drafts)
+    for _ in drafts:  # what an inner loop hands over, the next one out may too
+        _hand_over_integers(program, drafts)
     bits = {op: width for draft in drafts for op, width in _bits(draft.decisions).items()}
     known = {tensor: bounds for draft in drafts for tensor, bounds in draft.ranges.items()}
     integer = {**{op: OPS[op.code] for op in bits}, **variable_rows(program, bits, known)}
     for draft in drafts:
         _settle(draft, integer, result)
+    for draft in drafts:
+        for op in (op for op in draft.graph.ops if op in bits and op.code in calls.CODES):
+            _call_forms(program, op, draft.schemes[op], known, result)
     if recipe.scheme.kind == "integer" and not recipe.scheme.fallback:
         _refuse_floats(program, result)
     return result
@@ -168,7 +173,7 @@ class _Draft:
     graph: Graph
     recipe: Recipe
     schemes: dict[Op, Scheme]
-    ranges: Mapping[Tensor, Range]
+    ranges: dict[Tensor, Range]
     decisions: dict[Op, Decision]
 
 
@@ -195,6 +200,44 @@ def _agree_on_variables(program: Program, drafts: list[_Draft]) -> None:
         for draft, op, decision in made:
             if decision.precision in ("int8", "int16"):
                 draft.decisions[op] = _in_float(op, draft.schemes[op], f"its variable is kept in float: {why}")
+
+
+def _hand_over_integers(program: Program, drafts: list[_Draft]) -> None:
+    """Let IF and WHILE hand integers to their subgraphs, where those make integers of all that they give back."""
+    drafted = {draft.graph: draft for draft in drafts}
+    for draft in drafts:
+        for op in draft.graph.ops:
+            activations, decision = draft.schemes[op].activations, draft.decisions[op]
+            if op.code not in calls.CODES or decision.precision != "float32" or activations is None:
+                continue
+            known = {tensor: bounds for each in drafts for tensor, bounds in each.ranges.items()}
+            makers = {draft.graph: _bits(draft.decisions) for draft in drafts}
+            why = calls.problem(program, op, known, makers)
+            if why:
+                draft.decisions[op] = replace(decision, reason=why)
+                continue
+            draft.decisions[op] = Decision(op.name, op.code, f"int{activations.bits}")
+            for slot in calls.slots(program, op):
+                for tensor in (t for t in slot.tensors(op) if not t.is_constant):
+                    owner = next(each for each in drafts if tensor in each.graph.tensors)
+                    owner.ranges[tensor] = slot.range(op, known)
+            for graph in calls.called(program, op):
+                callee, io = drafted[graph], f"int{activations.bits}"
+                callee.recipe = replace(callee.recipe, scheme=replace(callee.recipe.scheme, io=IO(io, io)))
+
+
+def _call_forms(program: Program, op: Op, scheme: Scheme, ranges: Mapping[Tensor, Range], result: Plan) -> None:
+    """One form on both sides of a call, whatever either side's own ops want."""
+    assert scheme.activations is not None
+    for slot in calls.slots(program, op):
+        low, high = slot.range(op, ranges)
+        form = _activation(numerics.activation_params(low, high, scheme.activations), scheme.activations)
+        if slot.operand is not None:
+            result.wants[op, slot.operand] = form
+        if slot.result is not None:
+            result.stores[slot.result] = form
+        result.stores.update(dict.fromkeys((t for t in slot.parameters if not t.is_constant), form))
+        result.outputs.update(dict.fromkeys(slot.returned, form))
 
 
 def _settle(draft: _Draft, rows: Mapping[Op, Row], result: Plan) -> None:
