@@ -337,8 +337,8 @@ def test_errors_are_one_line_and_silent(capfd: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model.onnx", "ONNX"),
-        ("model.pt2", "litert-torch"),
+        ("model.pt", "build the module, load its weights"),
+        ("model.pb", "a TensorFlow graph"),
         ("model.zip", "not a kind of file"),
     ],
 )
@@ -366,14 +366,22 @@ def test_a_lambda_in_a_keras_file_isnt_run(tmp_path: Path) -> None:
 
 
 def test_other_objects() -> None:
-    for module, message in (("torch.nn.modules.module", "litert-torch"), ("tf_keras.src.models", "Keras 2")):
-        thing = type("Thing", (), {"__module__": module, "__call__": lambda self, x: x})()
-        with pytest.raises(ConversionError, match=message):
-            to_program(thing)
+    thing = type("Thing", (), {"__module__": "tf_keras.src.models", "__call__": lambda self, x: x})()
+    with pytest.raises(ConversionError, match="Keras 2"):
+        to_program(thing)
     with pytest.raises(ConversionError, match="not a model that octavo converts"):
         to_program(42)
     with pytest.raises(ConversionError, match=r"not a keras.Model; wrap it"):
         to_program(L.Dense(2))
+
+
+def test_pytorch_without_litert_torch_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litert_torch", None)  # as if it weren't installed
+    module = type("Net", (), {"__module__": "torch.nn.modules.module", "__call__": lambda self, x: x})()
+    (tmp_path / "model.pt2").write_bytes(b"something")
+    for source in (module, tmp_path / "model.pt2"):
+        with pytest.raises(MissingDependencyError, match=r"litert-torch is needed .*octavo\[torch\]"):
+            to_program(source)
 
 
 # --- the Keras backend ------------------------------------------------------------------------------------------------

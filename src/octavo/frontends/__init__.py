@@ -67,11 +67,11 @@ def to_program(
 
         keras.require_keras_3(sys.modules["keras"])
         return keras.convert(source, inputs=inputs, batch=batch, name=name, imports=imports)
-    if "torch" in packages and "torch" in sys.modules:
+    if "torch" in packages:
         from octavo.frontends import torch
 
         return torch.convert(source, inputs=inputs, batch=batch, name=name)
-    if "flax" in packages and "flax" in sys.modules:
+    if "flax" in packages:
         from octavo.frontends import flax
 
         return flax.convert(source, inputs, batch=batch, name=name)
