@@ -4,13 +4,15 @@
 
 Each point is a process of its own on a generated model; its memory, that of its workers included, is looked at ten
 times a second (PSS, so that shared pages count once; Linux only). Seconds are those of the work, with starting workers
-but without starting Python. The tables and plots go to docs/scaling.md and beside it.
+but without starting Python; CPU seconds are those of all processes together, and vary less when the machine has other
+work. The tables and plots go to docs/scaling.md and beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,16 +36,18 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement: where it stands, how long it took, and the memory that it took at most."""
+    """One measurement: where it stands, how long it took, on all cores together too, and its memory at most."""
 
     x: float
     seconds: float
+    cpu: float
     megabytes: float
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and small points, and nothing is written")
+    parser.add_argument("--only", choices=("size", "samples", "workers"), help="one question instead of three")
     parser.add_argument("--child", nargs=4, metavar=("WORK", "MODEL", "DATA", "WORKERS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -52,11 +56,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = {
-            "size": by_size(folder, [8, 16] if arguments.quick else [16, 32, 64, 96]),
-            "samples": by_samples(folder, [64, 128] if arguments.quick else [200, 400, 800, 1600]),
-            "workers": by_workers(folder, [1, 2] if arguments.quick else [1, 2, 4], 128 if arguments.quick else 1600),
+        few = arguments.quick
+        questions: dict[str, Callable[[], Curves]] = {
+            "size": lambda: by_size(folder, [8, 16] if few else [16, 32, 64, 96]),
+            "samples": lambda: by_samples(folder, [64, 128] if few else [200, 400, 800, 1600]),
+            "workers": lambda: by_workers(folder, [1, 2] if few else [1, 2, 4], 128 if few else 1600),
         }
+        found = {name: ask() for name, ask in questions.items() if arguments.only in (None, name)}
     for name, curves in found.items():
         print(name, curves)
         if not arguments.quick:
@@ -103,8 +109,8 @@ def by_workers(folder: Path, counts: Sequence[int], samples: int) -> Curves:
 # ---------------------------------------------------------------- a point
 
 
-def timed(work: str, model: str, data: str, workers: int) -> float:
-    """Seconds that a piece of work takes in this process; `workers` 0 leaves the number of processes to octavo."""
+def timed(work: str, model: str, data: str, workers: int) -> tuple[float, float]:
+    """Seconds and CPU seconds of a piece of work; `workers` 0 leaves the number of processes to octavo."""
     import joblib
 
     schemes: dict[str, Callable[[], octavo.Scheme]] = {
@@ -114,7 +120,7 @@ def timed(work: str, model: str, data: str, workers: int) -> float:
         "integer": octavo.integer,
     }
     found = octavo.shards(data)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), sum(map(cpu_seconds, family(os.getpid())))
     with joblib.parallel_config(n_jobs=workers or None):
         if work == "evaluate":
             octavo.evaluate(model, found, threads=1)
@@ -122,7 +128,7 @@ def timed(work: str, model: str, data: str, workers: int) -> float:
             scheme = schemes[work]()
             calibration = found if scheme.kind == "integer" else None
             octavo.quantize(model, scheme, calibration).save(Path(model).with_suffix(".small"), overwrite=True)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, sum(map(cpu_seconds, family(os.getpid()))) - before
 
 
 def measured(x: float, work: str, model: Path, data: str, workers: int = 0) -> Point:
@@ -136,8 +142,8 @@ def measured(x: float, work: str, model: Path, data: str, workers: int = 0) -> P
     out, err = process.communicate()
     if process.returncode:
         sys.exit(f"{work} on {model.name} failed: {(err.strip().splitlines() or ['no message'])[-1]}")
-    point = Point(x, json.loads(out.splitlines()[-1]), most)
-    print(f"{work}, {x:g}: {point.seconds:.1f} s, {point.megabytes:.0f} MB", flush=True)
+    point = Point(x, *json.loads(out.splitlines()[-1]), most)
+    print(f"{work}, {x:g}: {point.seconds:.1f} s, CPU {point.cpu:.1f} s, {point.megabytes:.0f} MB", flush=True)
     return point
 
 
@@ -150,6 +156,15 @@ def family(process: int) -> Iterator[int]:
         return
     for child in children:
         yield from family(int(child))
+
+
+def cpu_seconds(process: int) -> float:
+    """What a process has had of the cores, proc(5): fields 14 and 15 of its stat."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def megabytes(process: int) -> float:
@@ -221,16 +236,18 @@ AXES = {"size": "MB of the float model", "samples": "samples", "workers": "local
 
 def write(name: str, curves: Curves) -> None:
     """A table between markers of docs/scaling.md, and docs/scaling-NAME.svg."""
-    titles = [AXES[name], *(f"{work}: {what}" for work in curves for what in ("s", "MB"))]
+    titles = [AXES[name], *(f"{work}: {what}" for work in curves for what in ("s", "CPU s", "MB"))]
     rows = [
-        [
-            f"{points[0].x:,.4g}",
-            *(text for point in points for text in (f"{point.seconds:.1f}", f"{point.megabytes:.0f}")),
-        ]
+        [f"{points[0].x:,.4g}", *(f"{value:.{digits}f}" for p in points for value, digits in told(p))]
         for points in zip(*curves.values(), strict=True)
     ]
     write_section(name, table(titles, rows), PAGE)
     plot(name, curves)
+
+
+def told(point: Point) -> list[tuple[float, int]]:
+    """(value, digits behind the point) of a table's columns."""
+    return [(point.seconds, 1), (point.cpu, 1), (point.megabytes, 0)]
 
 
 def plot(name: str, curves: Curves) -> None:
@@ -240,11 +257,12 @@ def plot(name: str, curves: Curves) -> None:
     from matplotlib import pyplot
 
     mpl.rcParams.update({"svg.hashsalt": "octavo", "svg.fonttype": "none", "font.size": 9})
-    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    for axis, what in zip(axes, ("seconds", "megabytes"), strict=True):
+    titles = {"seconds": "seconds", "cpu": "CPU seconds", "megabytes": "MB, at most"}
+    figure, axes = pyplot.subplots(1, 3, figsize=(10, 3), layout="constrained")
+    for axis, what in zip(axes, titles, strict=True):
         for work, points in curves.items():
             axis.plot([p.x for p in points], [getattr(p, what) for p in points], marker="o", label=work)
-        axis.set(xlabel=AXES[name], ylabel="seconds" if what == "seconds" else "MB, at most", ylim=(0, None))
+        axis.set(xlabel=AXES[name], ylabel=titles[what], ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.savefig(DOCS / f"scaling-{name}.svg", metadata={"Date": None})
