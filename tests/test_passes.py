@@ -774,6 +774,7 @@ def grow(steps: list[tuple[int, int]]) -> Program:
 @given(STEPS)
 def test_random_graphs_keep_their_outputs(steps: list[tuple[int, int]]) -> None:
     program = grow(steps)
+    drop_dead(program)  # LiteRT's builtin kernels overwrite a tensor that a RESHAPE which nobody reads shares
     verify(program)
     with np.errstate(all="ignore"):
         before = run(program)
