@@ -322,7 +322,8 @@ def _decide(
         chosen, observed = ({tensors[t]: bounds for t, bounds in found.items()} for found in (chosen, seen.ranges))
         soften_masks(program, chosen, observed)
         moments = {ops[op]: known for op, known in seen.moments.items()}
-        equalize_layers(program, recipe, moments, chosen, observed)
+        channels = {tensors[tensor]: bounds for tensor, bounds in seen.channels.items()}
+        equalize_layers(program, recipe, moments, chosen, observed, channels)
         decided = plan(program, recipe, chosen, observed)
         if known is not None:
             moments = {op: found for op, found in moments.items() if decided.decisions[op].precision != "int8"}

@@ -18,7 +18,9 @@ from octavo import numerics
 from octavo.algorithms import bias_correction, mse_ranges, shrinkage, weight_scales
 from octavo.algorithms.equalize import equalize
 from octavo.algorithms.rounding import Rounding
+from octavo.algorithms.smoothquant import groups, smooth
 from octavo.calibrate.halves import Halves, in_blocks
+from octavo.calibrate.observers import ChannelBounds
 from octavo.calibrate.run import Needs, Statistics
 from octavo.graph import DType, Graph, Op, Program, Tensor
 from octavo.passes.add_bias import complete
@@ -48,6 +50,7 @@ def needs(program: Program, recipe: Recipe, count: int | None = None) -> Needs:
         moments=tuple(wanted),
         gram=frozenset(wanted),
         bounds=frozenset(op for op in wanted if not schemes[op].per_channel),
+        channels=recipe.scheme.effort != "fast" and any(True for g in program.graphs for _ in groups(program, g)),
     )
 
 
@@ -85,21 +88,28 @@ def equalize_layers(
     moments: dict[Op, Halves],
     chosen: dict[Tensor, tuple[float, float]],
     observed: dict[Tensor, tuple[float, float]],
+    channels: Mapping[Tensor, ChannelBounds],
 ) -> None:
-    """Equalize the layers whose weights get one scale per tensor; edits all that is given to match.
+    """Smooth activations of eight bits, and equalize layers whose weights get one scale; edits all to match.
 
     Args:
       program: the program that will be planned.
       recipe: what is asked for.
       moments: of the inputs of those ops of which there are samples.
       chosen, observed: the range that each tensor is to be quantized with, and that was seen.
+      channels: bounds of each channel, as `needs` asks for them.
     """
 
     def type_of(op: Op) -> QType | None:
         scheme = _scheme(op, recipe)
         return scheme.weights if scheme.effort != "fast" and not scheme.per_channel else None
 
-    for tensor in equalize(program, type_of, moments, observed):
+    def type_if_eight(op: Op) -> QType | None:
+        scheme = _scheme(op, recipe)
+        return scheme.weights if scheme.effort != "fast" and _eight_bits(op, recipe) else None
+
+    smoothed = smooth(program, type_if_eight, moments, channels, observed)
+    for tensor in [*smoothed, *equalize(program, type_of, moments, observed)]:
         chosen[tensor] = observed[tensor]
 
 
