@@ -67,7 +67,7 @@ class Judge:
     def noise(self, program: Program, count: int = _PROBES) -> np.ndarray:
         """For each output, the power of its error as a share of its own, on the first `count` samples.
 
-        An output that isn't float, or is 0 throughout, has no error.
+        An output that isn't float, isn't finite, or is 0 throughout, has no error.
         """
         session = Session(write(program))
         made = [_outputs(session, row) for row in self.rows[:count]]
@@ -75,10 +75,11 @@ class Judge:
         for index, first in enumerate(self.wanted[0]):
             power = error = 0.0
             for mine, its in zip(made, self.wanted, strict=False):
-                float_values = its[index].astype(np.float64)
-                power += float(np.sum(float_values**2)) if first.dtype.kind == "f" else 0.0
-                error += float(np.sum((mine[index] - float_values) ** 2)) if first.dtype.kind == "f" else 0.0
-            found.append(error / power if power > 0 and np.isfinite(power) else 0.0)
+                if first.dtype.kind == "f" and np.isfinite(its[index]).all():
+                    values = its[index].astype(np.float64)
+                    power += float(np.sum(values**2))
+                    error += float(np.sum((mine[index] - values) ** 2))
+            found.append(error / power if power > 0 else 0.0)
         return np.nan_to_num(np.array(found), nan=1e9, posinf=1e9)
 
 
