@@ -13,13 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from octavo import numerics
 from octavo.graph import DType, Graph, Op, Program, Tensor
 from octavo.passes.drop_dead import called_graphs
-
-Range = tuple[float, float]
+from octavo.ranges import Range, range_of
 
 CODES = ("IF", "WHILE")
 _FLOATS = "it hands floats to its subgraphs"
@@ -49,14 +46,8 @@ class Slot:
     def range(self, op: Op, ranges: Mapping[Tensor, Range]) -> Range:
         """The union of what is known of its range."""
         return numerics.merge_ranges(
-            [_range(tensor, ranges) for tensor in self.tensors(op) if tensor.is_constant or tensor in ranges]
+            [range_of(tensor, ranges) for tensor in self.tensors(op) if tensor.is_constant or tensor in ranges]
         )
-
-
-def _range(tensor: Tensor, ranges: Mapping[Tensor, Range]) -> Range:
-    if not tensor.is_constant:
-        return ranges[tensor]
-    return float(np.min(tensor.values, initial=0.0)), float(np.max(tensor.values, initial=0.0))
 
 
 def called(program: Program, op: Op) -> list[Graph]:

@@ -22,6 +22,13 @@ Range = tuple[float, float]
 _FUSED: Mapping[int, Range] = {0: (-np.inf, np.inf), 1: (0.0, np.inf), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
 
 
+def range_of(tensor: Tensor, ranges: Mapping[Tensor, Range]) -> Range:
+    """The range of a computed tensor as known, or that of a constant's values and 0."""
+    if not tensor.is_constant:
+        return ranges[tensor]
+    return float(np.min(tensor.values, initial=0.0)), float(np.max(tensor.values, initial=0.0))
+
+
 def spread(graph: Graph, known: Mapping[Tensor, Range]) -> dict[Tensor, Range]:
     """`known`, and the ranges that follow from it.
 

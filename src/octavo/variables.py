@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from octavo import numerics
 from octavo.graph import DType, Op, Program, Tensor
 from octavo.ops import OPS, Row, Tie
 from octavo.qtypes import INT8, INT16
+from octavo.ranges import Range, range_of
 
-Range = tuple[float, float]
 _Name = tuple[str, str]
 
 
@@ -35,15 +33,9 @@ class Variable:
 
     def fixed(self, ranges: Mapping[Tensor, Range], bits: int) -> tuple[float, int]:
         """Its scale and zero point; `ranges` knows every computed tensor that it holds."""
-        low, high = numerics.merge_ranges([_range(tensor, ranges) for _, tensor in self.uses])
+        low, high = numerics.merge_ranges([range_of(tensor, ranges) for _, tensor in self.uses])
         params = numerics.activation_params(low, high, INT8 if bits == 8 else INT16)
         return float(params.scale[0]), int(params.zero_point[0])
-
-
-def _range(tensor: Tensor, ranges: Mapping[Tensor, Range]) -> Range:
-    if not tensor.is_constant:
-        return ranges[tensor]
-    return float(np.min(tensor.values, initial=0.0)), float(np.max(tensor.values, initial=0.0))
 
 
 def variables(program: Program) -> list[Variable]:
