@@ -162,3 +162,11 @@ def test_the_order_of_samples_makes_no_difference() -> None:
     data = samples()
     small = [bytes(quantized(leveled(trunk(), order), order)) for order in (data, data[::-1])]
     assert small[0] == small[1]
+
+
+def test_back_in_float_its_channels_are_its_own() -> None:
+    data = samples()
+    back = octavo.dequantize(quantized(leveled(trunk(), data), data))
+    assert KEY not in dict(back.program.metadata)
+    again = octavo.quantize(back, octavo.integer(effort="fast"), data)
+    assert max(layer.total for layer in octavo.inspect(back, again, data).layers) < 0.2

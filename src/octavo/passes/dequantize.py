@@ -20,6 +20,7 @@ from octavo.graph.edit import Editor
 from octavo.graph.queries import record_range, recorded_range
 from octavo.ops import OPS
 from octavo.passes.check_operands import check_operands
+from octavo.passes.level_channels import KEY
 from octavo.qtypes import QParams
 from octavo.recurrent import LAYOUTS
 
@@ -36,6 +37,8 @@ def dequantize(program: Program) -> list[str]:
       RecipeError: an op can't be brought back; names it.
     """
     check_operands(program)
+    # From here on this is the float model, and what is made of it is scaled as it is.
+    program.metadata = [(name, data) for name, data in program.metadata if name != KEY]
     count = 0
     for graph in program.graphs:
         for op in graph.ops:
