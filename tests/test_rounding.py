@@ -103,6 +103,9 @@ def test_scales_are_chosen_by_the_error_that_rounding_leaves(shared: bool) -> No
     assert found.shape == largest.shape
     errors = [output_errors(weights, rounding.codes(s), s, gram).sum() for s in (found, largest)]
     assert errors[0] <= errors[1]
+    np.testing.assert_array_equal(rounding.codes(found), Rounding(weights, gram, INT4_WEIGHT).codes(found))
+    wider = found * np.float32(1.01)
+    np.testing.assert_array_equal(rounding.codes(wider), Rounding(weights, gram, INT4_WEIGHT).codes(wider))
 
 
 def test_going_over_it_again_helps() -> None:

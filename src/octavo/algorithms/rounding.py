@@ -37,6 +37,7 @@ class Rounding:
     def __post_init__(self) -> None:
         self._blocks = self._cut(np.asarray(self.weights, np.float64))
         self._factors = gptq.factor(self.gram)
+        self._tried: list[tuple[np.ndarray, np.ndarray]] = []  # scales and codes of `best_scales`
 
     def _cut(self, values: np.ndarray) -> np.ndarray:
         """(groups, outputs, features) as (groups * blocks, outputs, block), padded with zeros."""
@@ -54,9 +55,10 @@ class Rounding:
         importance = self._factors.importance.reshape(len(self.weights), -1)[:, : self.weights.shape[2]]
         searched = weight_scales.best_scales(self.weights, importance, scales, self.qtype)
         tried = [np.asarray(scales, np.float32), ((scales + searched) / 2).astype(np.float32), searched]
-        left = [self._left(proposed) for proposed in tried]
-        best = np.argmin(left, axis=0)
-        return np.choose(best, tried)
+        made = [self._rounded(self._spread(proposed)) for proposed in tried]
+        left = [self._left(codes, proposed) for codes, proposed in zip(made, tried, strict=True)]
+        self._tried = list(zip(tried, made, strict=True))
+        return np.choose(np.argmin(left, axis=0), tried)
 
     def best_block_scales(self, scales: np.ndarray, block: int) -> np.ndarray:
         """For each block of features the scale with the least squared error, each feature counted with its importance.
@@ -69,10 +71,9 @@ class Rounding:
         pieces = self.weights[0].reshape(len(scales), -1, block).swapaxes(0, 1)
         return weight_scales.best_scales(pieces, importance, scales.T[:, :, None], self.qtype)[:, :, 0].T
 
-    def _left(self, scales: np.ndarray) -> np.ndarray:
-        """Output error with these scales: the shape of `scales`."""
-        spread = self._spread(scales)
-        errors = output_errors(self._blocks, self._rounded(spread), spread, self.gram)
+    def _left(self, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        """Output error of these codes and scales: the shape of `scales`."""
+        errors = output_errors(self._blocks, codes, self._spread(scales), self.gram)
         groups, outputs, _ = self.weights.shape
         by_channel = errors.reshape(groups, -1, outputs).sum(axis=1)[:, :, None]
         return by_channel if scales.size > 1 else by_channel.sum(keepdims=True)
@@ -80,9 +81,19 @@ class Rounding:
     def codes(self, scales: np.ndarray) -> np.ndarray:
         """int8, the shape of the weights: the codes that leave the least output error; scales broadcast to them."""
         groups, outputs, features = self.weights.shape
-        found = self._rounded(self._spread(scales), self.thorough)
+        found = None if self.thorough else self._known(scales)
+        found = self._rounded(self._spread(scales), self.thorough) if found is None else found
         joined = found.reshape(groups, -1, outputs, found.shape[2]).swapaxes(1, 2)
         return joined.reshape(groups, outputs, -1)[:, :, :features]
+
+    def _known(self, scales: np.ndarray) -> np.ndarray | None:
+        """Codes that `best_scales` has found already, channel by channel; None if some channel has another scale."""
+        found, missing = None, np.ones(self._spread(scales).shape, bool)
+        for tried, codes in self._tried:
+            same = self._spread(tried == scales) & missing
+            found = codes if found is None else np.where(same, codes, found)
+            missing &= ~same
+        return None if missing.any() else found
 
     def _spread(self, scales: np.ndarray) -> np.ndarray:
         """A scale for every row of the blocks, (groups * blocks, outputs, 1), or for every weight."""
