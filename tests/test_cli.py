@@ -369,14 +369,14 @@ class TestCompare:
     def test_interrupted(self, folder, capsys, monkeypatch):
         import octavo.api
 
-        carry_out = octavo.api.carry_out
+        carry_out = octavo.api._carry_out
 
         def interrupted(prepared, recipe, *rest):
             if recipe.needs_ranges:
                 raise KeyboardInterrupt
             return carry_out(prepared, recipe, *rest)
 
-        monkeypatch.setattr(octavo.api, "carry_out", interrupted)
+        monkeypatch.setattr(octavo.api, "_carry_out", interrupted)
         request = ["compare", "model.tflite", "--data", "data.npz", "-o", "out"]
         assert main(request) == 130
         lines = capsys.readouterr().err.splitlines()
