@@ -367,16 +367,16 @@ class TestCompare:
         assert "already" not in capsys.readouterr().err
 
     def test_interrupted(self, folder, capsys, monkeypatch):
-        import octavo.api
+        from octavo import making
 
-        carry_out = octavo.api._carry_out
+        carried = making._carried
 
         def interrupted(prepared, recipe, *rest):
             if recipe.needs_ranges:
                 raise KeyboardInterrupt
-            return carry_out(prepared, recipe, *rest)
+            return carried(prepared, recipe, *rest)
 
-        monkeypatch.setattr(octavo.api, "_carry_out", interrupted)
+        monkeypatch.setattr(making, "_carried", interrupted)
         request = ["compare", "model.tflite", "--data", "data.npz", "-o", "out"]
         assert main(request) == 130
         lines = capsys.readouterr().err.splitlines()

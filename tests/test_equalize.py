@@ -9,8 +9,8 @@ import octavo
 from graphs import Builder
 from octavo import numerics
 from octavo.algorithms.equalize import equalize, factors, least_factors
-from octavo.api import observe
 from octavo.graph import Op, Program, Tensor
+from octavo.making import observe
 from octavo.model import Model
 from octavo.qtypes import INT8_WEIGHT
 from octavo.recipe import Recipe

@@ -10,11 +10,11 @@ import pytest
 import octavo
 from graphs import Builder
 from octavo import numerics
-from octavo.api import carry_out, level, observe, prepare
 from octavo.calibrate.run import collect
 from octavo.channels import Channels
 from octavo.errors import DataError
 from octavo.graph import Program, Tensor
+from octavo.making import carry_out, level, observe, prepare
 from octavo.model import Model
 from octavo.passes.level_channels import KEY, restore_levels
 from octavo.recipe import Recipe

@@ -17,10 +17,10 @@ import pytest
 import graphs
 import octavo
 from octavo import parallel
-from octavo.api import prepare
 from octavo.calibrate.observers import Moments
 from octavo.calibrate.run import Needs, collect
 from octavo.errors import DataError, RunError
+from octavo.making import prepare
 from octavo.model import Model
 
 COUNT = 70

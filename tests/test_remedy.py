@@ -8,8 +8,8 @@ import pytest
 import octavo
 from graphs import Builder
 from octavo import numerics
-from octavo.api import prepare
 from octavo.graph import Program
+from octavo.making import prepare
 from octavo.model import Model
 from octavo.passes.level_channels import KEY
 from octavo.remedy import ENOUGH, Judge

@@ -23,8 +23,8 @@ import numpy as np
 from zoo import download
 
 import octavo
-from octavo.api import prepare
 from octavo.errors import OctavoError, RunError
+from octavo.making import prepare
 from octavo.model import Model
 from octavo.runtime.tflm import TflmSession
 from octavo.runtime.vela import compile_model

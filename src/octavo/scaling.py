@@ -6,7 +6,8 @@ import os
 
 import numpy as np
 
-from octavo import api
+from octavo.api import load
+from octavo.making import prepare
 from octavo.metadata import update_normalization
 from octavo.model import Model
 from octavo.passes.fold_scaling import Numbers, is_pinned
@@ -34,7 +35,7 @@ def fold_scaling(
     Raises:
       RecipeError: it can't be exact; says why and what to do.
     """
-    prepared = api.prepare(model if isinstance(model, Model) else api.load(model))
+    prepared = prepare(model if isinstance(model, Model) else load(model))
     tensor, notes = fold_into_program(prepared.program, mean, std, input)
     if not is_pinned(mean, std):
         mean, std = 0.0, 1.0

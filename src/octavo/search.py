@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from octavo.api import carry_out, load, observe, prepare
+from octavo.api import load
 from octavo.calibrate.run import GRAM_BYTES
 from octavo.datasets.shards import Shards
 from octavo.errors import RecipeError
 from octavo.graph import Op, Program
+from octavo.making import carry_out, observe, prepare
 from octavo.model import Model
 from octavo.ops import OPS
 from octavo.parallel import reduce

@@ -137,7 +137,7 @@ def quantize(
     if parts:
         calibration = {key: calibration_of(part, samples, steps) for key, part in parts.items()}
     if place is not None:
-        from octavo.api import prepare
+        from octavo.making import prepare
         from octavo.targets.fit import quantize_for
 
         asked = request if to or recipe else None

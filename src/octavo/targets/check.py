@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from octavo.api import load, prepare
+from octavo.api import load
 from octavo.errors import OctavoError, RecipeError
 from octavo.graph import DType, Op, Program, Tensor
+from octavo.making import prepare
 from octavo.model import Model
 from octavo.report.notebook import lines_html
 from octavo.report.terminal import Column, Table

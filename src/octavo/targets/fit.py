@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from octavo.api import carry_out, observe
 from octavo.errors import NotIntegerError, TargetError
 from octavo.graph import DType, Op, Program, Tensor
+from octavo.making import carry_out, observe
 from octavo.model import Model
 from octavo.passes.apply import apply
 from octavo.plan import Decision, plan, why_not_integer

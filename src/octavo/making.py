@@ -1,0 +1,175 @@
+"""From a float model to a smaller one, step by step: prepare, observe, carry out, and see whether it is good enough."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import replace
+from typing import Any
+
+from octavo.algorithms.refine import equalize_layers, needs, ranges, refine
+from octavo.calibrate.data import count_hint
+from octavo.calibrate.run import Needs, Statistics, collect
+from octavo.calibrate.sequences import reads_once
+from octavo.errors import DataError, RecipeError, RunError
+from octavo.graph import Op, Program
+from octavo.graph.queries import is_trained, quantization_kind, quantized_tensors, recorded_ranges
+from octavo.model import Model
+from octavo.passes.apply import apply
+from octavo.passes.fold_scaling import check_codes
+from octavo.passes.level_channels import level_channels
+from octavo.passes.pipeline import normalise
+from octavo.passes.soften_masks import soften_masks
+from octavo.plan import Plan, plan
+from octavo.qtypes import INT8, INT8_WEIGHT
+from octavo.ranges import spread
+from octavo.recipe import Recipe, Rule, weight_only
+from octavo.remedy import ENOUGH, Judge, borrow, in_db, sensitive
+from octavo.text import printable
+
+_Known = tuple[list[Op], Plan]
+
+
+def prepare(model: Model) -> Model:
+    """A float model in normal form, as a copy.
+
+    Raises:
+      RecipeError: its activations are quantized already.
+    """
+    program = model.program.clone()
+    notes = normalise(program)
+    quantized = quantized_tensors(program)
+    if quantized:
+        raise RecipeError(
+            f"{model.name or 'the model'} is quantized already: {quantization_kind(program) or 'some constants are'} "
+            f"(such as {printable(quantized[0].name)!r}); start from its float version, or bring it back to float with "
+            "dequantize=True (--dequantize)"
+        )
+    return Model(program, notes=(*model.notes, *notes), path=model.path)
+
+
+def fitting(prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any, progress: bool) -> Model:
+    """What `recipe` makes of `prepared`, or something better where that is poor; see `octavo.remedy`.
+
+    The samples are read again for this, so data that can be read only once leave it as it is.
+    """
+    made, known = _carried(prepared, recipe, seen)
+    scheme = recipe.scheme
+    eight = scheme.kind == "integer" and scheme.activations is not None and scheme.activations.bits == 8
+    if not eight or scheme.effort == "fast" or calibration is None or is_trained(prepared.program):
+        return made
+    if reads_once(calibration):
+        note = "the samples can be read only once, so it wasn't measured whether 8 bits are enough: pass a function"
+        return Model(made.program, made.decisions, (*made.notes, note), made.path)
+    try:
+        judge = Judge.of(prepared.program, calibration)
+        best = in_db(judge.noise(made.program))
+    except (RunError, DataError):  # a custom op, or samples by signature: nothing can be measured
+        return made
+    if best < ENOUGH and scheme.per_channel:
+        leveled = level(prepared, calibration, progress)
+        if leveled is not prepared:
+            seen_leveled = observe(leveled, recipe, calibration, progress)
+            other, its_plan = _carried(leveled, recipe, seen_leveled)
+            if (quality := in_db(judge.noise(other.program))) > best:
+                made, known, prepared, seen, best = other, its_plan, leveled, seen_leveled, quality
+    if best < ENOUGH and scheme.fallback:
+        made = _spared(made, known, prepared, recipe, seen, judge)
+    return made
+
+
+def level(prepared: Model, calibration: Any, progress: bool) -> Model:
+    """The prepared model with its channels scaled to suit 8-bit activations; itself if there is nothing to scale."""
+    seen = collect(prepared.program, calibration, progress, Needs(channels=True)).channels
+    program = prepared.program.clone()
+    twins = dict(zip(prepared.program.tensors(), program.tensors(), strict=True))
+    bounds = {twins[tensor]: found.known for tensor, found in seen.items() if found.known is not None}
+    notes = level_channels(program, bounds, INT8, INT8_WEIGHT)
+    return Model(program, notes=(*prepared.notes, *notes), path=prepared.path) if notes else prepared
+
+
+def _spared(made: Model, known: _Known, prepared: Model, recipe: Recipe, seen: Statistics, judge: Judge) -> Model:
+    """`made`, or the same with the most sensitive ops in float, if that is better."""
+    program, decided = _decide(prepared, recipe, seen, known)
+    may = {op for op in program.main.ops if recipe.scheme_of(op.keys) is recipe.scheme}
+    may = {op for op in may if decided.decisions[op].precision == "int8"}
+    built: dict[frozenset[Op], Model] = {}
+
+    def without(ops: set[Op]) -> Model:
+        """Weights and biases are borrowed: choosing them is most of the work, and they don't change."""
+        rules = tuple(Rule(weight_only(), op.keys[0][0], glob.escape(op.keys[0][1])) for op in may if op in ops)
+        if frozenset(ops) not in built:
+            asked = replace(recipe, rules=recipe.rules + rules)
+            built[frozenset(ops)] = _carried(prepared, asked, seen, known)[0]
+        return built[frozenset(ops)]
+
+    kept = sensitive(program, decided, may, judge, lambda ops: judge.noise(without(ops).program))
+    better = without(kept)
+    if in_db(judge.noise(better.program)) <= in_db(judge.noise(made.program)):
+        return made
+    names = {op.name for op in kept}
+    reason = "measured: rounding to 8 bits here costs the outputs too much"
+    decisions = tuple(replace(d, reason=reason) if d.op in names else d for d in better.decisions)
+    return Model(better.program, decisions, better.notes)
+
+
+def observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) -> Statistics:
+    """What the samples show; the ranges that training recorded take the place of observed ones.
+
+    A model from quantization-aware training has learned to live with rounding to nearest: no other is looked for.
+
+    Raises:
+      RecipeError: neither samples nor recorded ranges.
+    """
+    recorded = recorded_ranges(prepared.program)
+    if calibration is not None:
+        wanted = Needs() if is_trained(prepared.program) else needs(prepared.program, recipe, count_hint(calibration))
+        return replace(collect(prepared.program, calibration, progress, wanted), recorded=recorded)
+    if not is_trained(prepared.program):
+        raise RecipeError("integer quantization needs representative data: pass calibration=samples (100 are enough)")
+    for graph in prepared.program.graphs:
+        recorded = spread(graph, recorded)
+    return Statistics(recorded=recorded)
+
+
+def _decide(
+    prepared: Model, recipe: Recipe, seen: Statistics | None, known: _Known | None = None
+) -> tuple[Program, Plan]:
+    """A copy of the prepared model, and the plan for it, refined, or with what was refined for a plan that is known."""
+    source, program = prepared.program, prepared.program.clone()
+    if seen is None:
+        decided = plan(program, recipe)
+        refine(program, decided, recipe, {})
+    else:
+        tensors = dict(zip(source.tensors(), program.tensors(), strict=True))
+        ops = dict(zip(source.ops(), program.ops(), strict=True))
+        chosen = ranges(source, recipe, seen)
+        chosen, observed = ({tensors[t]: bounds for t, bounds in found.items()} for found in (chosen, seen.ranges))
+        soften_masks(program, chosen, observed)
+        moments = {ops[op]: known for op, known in seen.moments.items()}
+        channels = {tensors[tensor]: bounds for tensor, bounds in seen.channels.items()}
+        equalize_layers(program, recipe, moments, chosen, observed, channels)
+        decided = plan(program, recipe, chosen, observed)
+        if known is not None:
+            moments = {op: found for op, found in moments.items() if decided.decisions[op].precision != "int8"}
+        refine(program, decided, recipe, moments)
+        if known is not None:
+            borrow(program, decided, *known)
+    return program, decided
+
+
+def carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model:
+    """Plan on the prepared model, refine, and apply to a copy."""
+    return _carried(prepared, recipe, seen)[0]
+
+
+def _carried(
+    prepared: Model, recipe: Recipe, seen: Statistics | None, known: _Known | None = None
+) -> tuple[Model, _Known]:
+    """The same, and the plan with the ops that it speaks of; with what was refined for another plan, if it is known."""
+    source, (program, decided) = prepared.program, _decide(prepared, recipe, seen, known)
+    ops = list(program.ops())
+    apply(program, decided)
+    if not is_trained(source):
+        for wanted, written in zip(source.main.inputs, program.main.inputs, strict=True):
+            check_codes(wanted, written)
+    return Model(program, tuple(decided.decisions.values()), prepared.notes), (ops, decided)
