@@ -331,13 +331,18 @@ def _elsewhere(work: Work[U, Any], units: Iterator[U], pace: _Pace) -> Iterator[
     dispatch = _Dispatch(payload, n_jobs, workers)
     fresh = enumerate(pace.batches(units, workers))
     waiting: dict[int, list[U]] = {}
+    unread: list[Exception] = []
     lock = threading.Lock()
 
     def due() -> Iterator[tuple[int, list[U]]]:
         while True:
             with lock:
-                number, batch = next(fresh, (None, None))
-                if number is None or batch is None:
+                try:
+                    number, batch = next(fresh)
+                except StopIteration:
+                    return
+                except Exception as error:  # raised in joblib's thread, it would end in a mess there
+                    unread.append(error)
                     return
                 waiting[number] = batch
             yield number, batch
@@ -347,6 +352,8 @@ def _elsewhere(work: Work[U, Any], units: Iterator[U], pace: _Pace) -> Iterator[
             try:
                 for number, packed in dispatch.results(due()):
                     yield packed, sum(unit.count for unit in waiting.pop(number))
+                if unread:
+                    raise _Failed(unread[0])
                 return
             except (_Failed, OctavoError):
                 raise
