@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,7 @@ def test_nothing_is_done_without_need() -> None:
     small = octavo.quantize(Model(plain()), octavo.integer(), samples())
     assert KEY not in dict(small.program.metadata)
     assert small.summary().counts == {"int8": 2} and not small.summary().in_float
+    assert not any("dB" in note for note in small.notes)
 
 
 def test_channels_are_leveled_where_that_helps() -> None:
@@ -71,6 +74,8 @@ def test_channels_are_leveled_where_that_helps() -> None:
     small = octavo.quantize(model, octavo.integer(fallback=False), data)
     assert KEY in dict(small.program.metadata) and small.integer_only
     assert any("powers of two" in note for note in small.notes)
+    before, after = (float(figure) for figure in re.findall(r"([\d.]+) dB", small.notes[-1]))
+    assert before < ENOUGH and after > before + 6
     assert (
         quality(model, small, data)
         > quality(model, octavo.quantize(model, octavo.integer(effort="fast"), data), data) + 6

@@ -62,7 +62,7 @@ def fitting(prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any,
         return Model(made.program, made.decisions, (*made.notes, note), made.path)
     try:
         judge = Judge.of(prepared.program, calibration)
-        best = in_db(judge.noise(made.program))
+        first = best = in_db(judge.noise(made.program))
     except (RunError, DataError):  # a custom op, or samples by signature: nothing can be measured
         return made
     if best < ENOUGH and scheme.per_channel:
@@ -74,7 +74,12 @@ def fitting(prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any,
                 made, known, prepared, seen, best = other, its_plan, leveled, seen_leveled, quality
     if best < ENOUGH and scheme.fallback:
         made = _spared(made, known, prepared, recipe, seen, judge)
-    return made
+        best = in_db(judge.noise(made.program))
+    if first >= ENOUGH:
+        return made
+    found = f"8 bits leave the worst output {first:.1f} dB on {len(judge.rows)} of the samples"
+    told = f"with channels scaled or ops in float: {best:.1f} dB" if best > first else "octavo inspect tells where"
+    return Model(made.program, made.decisions, (*made.notes, f"{found}; {told}"), made.path)
 
 
 def level(prepared: Model, calibration: Any, progress: bool) -> Model:
