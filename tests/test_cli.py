@@ -572,12 +572,34 @@ class TestRecipes:
         assert "recipe.json: the scheme" in error_line(capsys)
 
     @pytest.mark.parametrize(
+        ("arguments", "scheme"),
+        [
+            (
+                ["--to", "integer", "--activations", "16", "--per-tensor"],
+                octavo.integer(activations=16, per_channel=False),
+            ),
+            (["--to", "integer-only", "--weights", "4"], octavo.integer(fallback=False, weights=4)),
+            (["--to", "dynamic-range", "--weights", "4", "--block", "64"], octavo.dynamic_range(weights=4, block=64)),
+        ],
+    )
+    def test_options_make_schemes(self, folder, arguments, scheme):
+        saved = ["--save-recipe", "r.json", "-o", "small.tflite", "--data", "data.npz"]
+        assert main(["quantize", "model.tflite", *arguments, *saved]) == 0
+        assert octavo.load_recipe("r.json").scheme == scheme
+
+    @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["--to", "integer", "--recipe", "r.json"], "Give one of"),
             (["--recipe", "r.json", "--weights", "4"], "says everything"),
             (["--to", "float16", "--max-drop", "1"], "leave out --to"),
-            (["--to", "float16", "--weights", "4"], "no integer weights"),
+            (["--to", "float16", "--weights", "4"], "its weights are no integers"),
+            (
+                ["--to", "weight-only", "--weights", "4", "--block", "32"],
+                "kernels for blocks with --to dynamic-range only",
+            ),
+            (["--to", "dynamic-range", "--activations", "16"], "its activations are float"),
+            (["--to", "dynamic-range", "--per-tensor"], "leave out --per-tensor"),
             (["--to", "dynamic-range", "--effort", "best"], "is for integer"),
             (["--max-drop", "1"], "--max-drop needs representative samples"),
         ],
