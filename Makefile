@@ -9,17 +9,20 @@ INSTALLED := $(VENV)/.installed
 TORCH_VENV := .venv-torch
 TORCH_INSTALLED := $(TORCH_VENV)/.installed
 # What requirements.lock holds: all extras but torch, which is too large.
-EXTRAS := bench dask dev flax images keras ray report tflm vela
+EXTRAS := bench dask dev docs flax images keras ray report tflm vela
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help test-torch bench bench-speed bench-qat bench-scaling demo test test-slow zoo lint format types check largest lock clean
+.PHONY: help test-torch bench bench-speed bench-qat bench-scaling demo test test-slow zoo fuzz lint format types check largest lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Train on MNIST, quantize it each way, evaluate, print the table; the files go to octavo-demo/
 	@$(BIN)/octavo demo $(ARGS)
+
+docs: $(INSTALLED) ## Build the documentation as a site in site/, with the API from docstrings
+	@$(BIN)/python -m mkdocs build --quiet --strict $(ARGS)
 
 test: $(INSTALLED) ## Run the tests, less the slow ones
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(ARGS)
@@ -45,6 +48,9 @@ bench-scaling: $(INSTALLED) ## Measure how time and memory grow, and write docs/
 
 bench-qat: $(INSTALLED) ## Time a training step with the device's rounding, next to tfmot's
 	@$(BIN)/python bench/qat_step.py $(ARGS)
+
+fuzz: $(INSTALLED) ## Read 3,000 damaged files; ARGS="--files 100000" for many, a folder for more models to start from
+	@$(BIN)/python tools/fuzz.py $(ARGS)
 
 lint: $(INSTALLED) ## Check style and formatting
 	@$(BIN)/ruff check .
@@ -72,7 +78,7 @@ lock: ## Resolve the dependencies anew into requirements.lock
 	  pyproject.toml --output-file requirements.lock
 
 clean: ## Remove .venv and all that was built
-	rm -rf $(VENV) $(TORCH_VENV) build dist .pytest_cache .ruff_cache .hypothesis octavo-demo
+	rm -rf $(VENV) $(TORCH_VENV) build dist .pytest_cache .ruff_cache .hypothesis octavo-demo site
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements.lock pyproject.toml

@@ -139,7 +139,7 @@ def _rule(content: Any, where: str) -> Rule:
 
 
 def _scheme(content: Any, where: str) -> Scheme:
-    if not isinstance(content, dict) or content.get("to") not in _MAKERS:
+    if not isinstance(content, dict) or content.get("to") not in tuple(_MAKERS):  # whatever "to" is, hashable or not
         raise RecipeError(f'{where}: a scheme is an object with "to": one of {", ".join(_MAKERS)}; not {content!r}')
     maker = _MAKERS[content["to"]]
     allowed = tuple(inspect.signature(maker).parameters)

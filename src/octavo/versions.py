@@ -104,7 +104,7 @@ def _applies(need: Need, op: Op) -> bool:
         return len(op.inputs) <= need.without
     if need.grouped:
         data, kernel = op.inputs[0], op.inputs[1]
-        return data is not None and kernel is not None and data.shape[-1] != kernel.shape[-1]
+        return data is not None and kernel is not None and data.shape[-1:] != kernel.shape[-1:]
     return any((op.option(name) or 0) > most for name, most in need.options.items())
 
 

@@ -9,25 +9,34 @@ the samples of each. Only the arrays that are asked for are read.
 
 from __future__ import annotations
 
+import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from octavo.errors import DataError
+from octavo.text import printable
 
 _SAMPLES = {"test": ("x", "x_test", "x_train"), "train": ("x", "x_train", "x_test")}
 _OTHER_SAMPLES = ("images", "inputs", "data", "features")
 _LABELS = ("y", "labels", "targets")
 
 _Path = str | os.PathLike[str]
+
+# What zipfile, zlib and NumPy's parser of headers (Python's tokenizer among it) raise on damaged files.
+_DAMAGE = (
+    ValueError, LookupError, TypeError, ArithmeticError, EOFError, SyntaxError, RecursionError, NotImplementedError,
+    tokenize.TokenError, zlib.error, zipfile.BadZipFile, RuntimeError,
+)  # fmt: skip
 
 
 def load_npz(path: _Path, split: Literal["test", "train"] = "test") -> tuple[np.ndarray, np.ndarray | None]:
@@ -152,21 +161,22 @@ class Rows:
 
     def __init__(self, path: _Path, key: str) -> None:
         self._path, self._key = path, key
-        with self._refusing():
+        with _refusing(self._path, self._key):
             self._file = np.load(path, allow_pickle=False)
             self._stream = _member(self._file, key)
             self.shape, fortran, self.dtype = _read_header(self._stream)
             if self.dtype.hasobject:
                 raise DataError(_pickled(path, key))
+            _check_size(self._file, key, self.shape, self.dtype)
             self._start = self._stream.tell()
+            self._whole = self._file[key] if fortran else None
         self._row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        self._whole = self._file[key] if fortran else None
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         if self._whole is not None:
             return self._whole[rows]
         start, stop, _ = rows.indices(self.shape[0])
-        with self._refusing():
+        with _refusing(self._path, self._key):
             offset = self._start + start * self._row_bytes
             if self._stream.tell() != offset:
                 self._stream.seek(offset)
@@ -183,41 +193,67 @@ class Rows:
         self._stream.close()
         self._file.close()
 
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(f"{self._path} can't be read: {error.strerror or error}") from error
-        except (ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise DataError(f"{self._path}: array {self._key!r} is damaged: {error}") from error
+
+@contextmanager
+def _refusing(path: _Path, key: str = "") -> Iterator[None]:
+    """What zipfile and NumPy raise on a damaged file, and on pickles, comes out as a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}") from error
+    except _DAMAGE as error:
+        if "allow_pickle" in str(error):
+            raise DataError(_pickled(path, key)) from error
+        what = f": array {key!r}" if key else ""
+        raise DataError(f"{path}{what} is damaged: {printable(' '.join(str(error).split()))[:300]}") from error
 
 
-def _member(file: NpzFile, key: str) -> IO[bytes]:
+def _member(file: NpzFile, key: str) -> zipfile.ZipExtFile:
     """One array's bytes, as a stream."""
     assert file.zip is not None
-    return file.zip.open(f"{key}.npy" if f"{key}.npy" in file.zip.namelist() else key)
+    return cast(zipfile.ZipExtFile, file.zip.open(_stored_name(file, key)))
+
+
+def _stored_name(file: NpzFile, key: str) -> str:
+    assert file.zip is not None
+    return f"{key}.npy" if f"{key}.npy" in file.zip.namelist() else key
 
 
 def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """(shape, whether in Fortran's order, dtype) from the start of an `.npy` stream."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(stream)
-    raise ValueError(f"version {version} of the format, which is for records, not for arrays of numbers")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise ValueError(f"version {version} of the format, which is for records, not for arrays of numbers")
+    if any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"its shape {shape} is impossible")
+    return shape, fortran, dtype
 
 
 def _header(file: NpzFile, key: str, path: _Path) -> Header:
-    try:
-        with _member(file, key) as stream:
-            shape, _, dtype = _read_header(stream)
-    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: array {key!r} is damaged: {error}") from error
-    if dtype.hasobject:
-        raise DataError(_pickled(path, key))
+    with _refusing(path, key), _member(file, key) as stream:
+        if stream.peek(6)[:6] != np.lib.format.MAGIC_PREFIX:
+            raise DataError(f"{path}: {key!r} is no array; write the file with np.savez")
+        shape, _, dtype = _read_header(stream)
+        if dtype.hasobject:
+            raise DataError(_pickled(path, key))
+        _check_size(file, key, shape, dtype)
     return Header(key, shape, dtype)
+
+
+def _check_size(file: NpzFile, key: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Before memory is taken for it: an array can't be larger than what it is stored in.
+
+    Raises:
+      ValueError: it says that it is.
+    """
+    assert file.zip is not None
+    held = file.zip.getinfo(_stored_name(file, key)).file_size
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > held:
+        raise ValueError(f"it says that its shape is {shape}, of which the file holds no more than {held} bytes")
 
 
 def _keys(file: NpzFile, path: _Path, split: Literal["test", "train"]) -> tuple[str, str | None]:
@@ -245,29 +281,25 @@ def _input_keys(
 
 @contextmanager
 def _opened(path: _Path) -> Iterator[NpzFile]:
-    try:
-        with Path(path).open("rb") as stream:
+    with _refusing(path):
+        stream = Path(path).open("rb")  # noqa: SIM115 - closed below
+    with stream:
+        with _refusing(path):
             if not zipfile.is_zipfile(stream):
                 raise DataError(f"{path} is not an .npz file, or is cut short; np.savez(path, x=x, y=y) writes one")
             stream.seek(0)
-            with np.load(stream, allow_pickle=False) as file:
-                yield file
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror or error}") from error
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+            if stream.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):  # np.load would take it for a pickle
+                raise DataError(f"{path} is damaged: it doesn't begin as a zip archive does")
+            stream.seek(0)
+            file = np.load(stream, allow_pickle=False)
+        with file:
+            yield file
 
 
 def _read(file: NpzFile, key: str, path: _Path) -> np.ndarray:
-    try:
-        array = file[key]
-    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        if "allow_pickle" in str(error):
-            raise DataError(_pickled(path, key)) from error
-        raise DataError(f"{path}: array {key!r} is damaged: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: {key!r} is no array; write the file with np.savez")
-    return array
+    _header(file, key, path)
+    with _refusing(path, key):
+        return file[key]
 
 
 def _pickled(path: _Path, key: str) -> str:

@@ -10,12 +10,16 @@ import json
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from octavo.errors import ModelFileError
+from octavo.text import first_line
 
 # What draws random numbers in keras.initializers. Others are left alone: a layer may count on what they give.
 _RANDOM = frozenset((
@@ -24,6 +28,8 @@ _RANDOM = frozenset((
 ))  # fmt: skip
 _CONFIG = "config.json"
 _COPIED_AT_A_TIME = 1 << 22  # bytes
+# What zipfile, zlib and json raise on damaged files, and the disk.
+DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class Unfilled:
@@ -49,21 +55,28 @@ _UNFILLED = {"module": None, "class_name": Unfilled.__name__, "config": {}, "reg
 def without_random(path: str) -> Iterator[str]:
     """The path of a copy whose layers draw no random weights; `path` itself where there is nothing to be gained.
 
-    The copy lives as long as the context. A file that can't be read comes back as it is, for Keras to refuse.
+    The copy lives as long as the context. A file whose configuration can't be read comes back as it is, for Keras to
+    refuse.
+
+    Raises:
+      ModelFileError: it is damaged behind its configuration.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read(_CONFIG))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        lean = _lean(config)
+    except DAMAGE:
         yield path
         return
-    lean = _lean(config)
     if lean == config:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / Path(path).name
-        _rewrite(path, copy, json.dumps(lean))
+        try:
+            _rewrite(path, copy, json.dumps(lean))
+        except DAMAGE as error:
+            raise ModelFileError(f"{path}: damaged, or it can't be copied: {first_line(error)}") from error
         yield str(copy)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from octavo.errors import ConversionError, MissingDependencyError, ModelFileError
 from octavo.frontends import keras as keras_frontend
 from octavo.frontends import other_backends
-from octavo.frontends.keras_archive import CUSTOM_OBJECTS, without_random
+from octavo.frontends.keras_archive import CUSTOM_OBJECTS, DAMAGE, without_random
 from octavo.graph import Program
 from octavo.text import first_line
 
@@ -150,7 +150,7 @@ def _saved_by_keras_2(path: str) -> bool:
                 version = json.loads(archive.read("metadata.json"))["keras_version"]
         else:
             version = _h5_text(path, "keras_version") or ""
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except DAMAGE:
         return False
     return str(version).startswith("2.")
 

@@ -40,7 +40,7 @@ def _piece(editor: Editor, tensor: Tensor | None, code: str) -> Op | None:
 
 
 def _orders(op: Op) -> list[tuple[Tensor | None, Tensor | None]]:
-    first, second = op.inputs
+    first, second = op.inputs[:2]  # a damaged file may have more
     return [(first, second), (second, first)]
 
 
