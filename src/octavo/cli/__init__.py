@@ -18,6 +18,7 @@ from octavo.cli.convert import convert
 from octavo.cli.demo import demo
 from octavo.cli.doctor import doctor
 from octavo.cli.evaluate import evaluate
+from octavo.cli.guard import guarded
 from octavo.cli.inspect import inspect
 from octavo.cli.quantize import quantize
 from octavo.cli.show import show
@@ -47,5 +48,5 @@ for _command in _COMMANDS:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `octavo`; see `octavo.console.run`."""
-    return run(cli, arguments)
+    """The command `octavo`; see `octavo.console.run`. What the shell started survives a crash: `octavo.cli.guard`."""
+    return guarded(lambda: run(cli, None)) if arguments is None else run(cli, arguments)

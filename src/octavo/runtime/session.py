@@ -1,6 +1,7 @@
 """One `.tflite` model on LiteRT, in the file's own dtypes. Everything that runs a model goes through here.
 
-LiteRT runs inside this process, so a file that crashes LiteRT ends the process. A `Session` is made of plain data
+LiteRT runs inside this process, so a file that crashes LiteRT ends the process; the command line survives that
+(`octavo.cli.guard`). A `Session` is made of plain data
 (bytes or a path, three settings) and takes and gives
 dicts of arrays, so the same calls can be served by a child process.
 """
