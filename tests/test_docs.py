@@ -5,6 +5,7 @@ and the `octavo` commands of ```console and ```bash blocks find the files that t
 commands that install or build may stand aside, marked by the line `<!-- not run: reason -->` before their block.
 """
 
+import itertools
 import os
 import re
 import shlex
@@ -15,8 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 import octavo
+from octavo import qat
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -151,6 +156,85 @@ def test_only_installing_and_building_stands_aside():
         for command in commands(block):
             allowed = any(command == name or command.startswith(f"{name} ") for name in MAY_BE_LEFT_OUT)
             assert allowed, f"{block.place}: {command!r} must run"
+
+
+# ---------------------------------------------------------------- the site: mkdocs.yml, and links between pages
+
+DOCS = ROOT / "docs"
+ELSEWHERE = ("http://", "https://", "mailto:")
+
+
+def links_and_anchors(text: str) -> tuple[list[str], set[str]]:
+    """Targets of a page's links and pictures, and the anchors of its headings (named as GitHub and MkDocs do)."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    inline = [token for token in tokens if token.type == "inline"]
+    parts = [part for token in inline for part in token.children or ()]
+    links = [str(part.attrGet("href") or part.attrGet("src")) for part in parts if part.type in ("link_open", "image")]
+    headings = [after for token, after in itertools.pairwise(tokens) if token.type == "heading_open"]
+    return links, {anchor(heading) for heading in headings}
+
+
+def anchor(heading: Token) -> str:
+    words = "".join(part.content for part in heading.children or ())
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", words).strip().lower())
+
+
+def broken_links(page: Path) -> list[str]:
+    broken = []
+    for link in links_and_anchors(page.read_text(encoding="utf-8"))[0]:
+        if link.startswith(ELSEWHERE):
+            continue
+        name, _, wanted = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.is_file():
+            broken.append(f"{page.name}: {link}: no such file")
+        elif wanted and wanted not in links_and_anchors(target.read_text(encoding="utf-8"))[1]:
+            broken.append(f"{page.name}: {link}: no such heading")
+    return broken
+
+
+def nav_pages(entry: object) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    parts = entry.values() if isinstance(entry, dict) else entry
+    return [page for part in parts for page in nav_pages(part)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    assert broken_links(page) == []
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "b.md").write_text("# `two` words: (here)\n", encoding="utf-8")
+    page = tmp_path / "a.md"
+    page.write_text(
+        "[x](b.md#two-words-here) [x](b.md#other) ![x](c.svg) [x](https://example.org/d)\n", encoding="utf-8"
+    )
+    assert broken_links(page) == ["a.md: b.md#other: no such heading", "a.md: c.svg: no such file"]
+
+
+def test_pages_link_to_nothing_outside_of_docs():
+    """MkDocs has no pages for files elsewhere in the repository."""
+    for page in PAGES[1:]:
+        links, _ = links_and_anchors(page.read_text(encoding="utf-8"))
+        assert [link for link in links if link.startswith(("..", "/"))] == [], page.name
+
+
+def test_navigation_names_every_page_once():
+    named = nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    assert sorted(named) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+
+
+def test_reference_has_every_public_name():
+    named = re.findall(
+        r"^::: ([\w.]+)\n    options:\n      heading: ([\w.]+)$", (DOCS / "api.md").read_text(), re.MULTILINE
+    )
+    public = {f"octavo.{name}": getattr(octavo, name) for name in octavo.__all__ if name[0] != "_"}
+    public |= {f"octavo.qat.{name}": getattr(qat, name) for name in qat.__all__}
+    assert sorted(heading for _, heading in named) == sorted(public)
+    homes = {heading: home for home, heading in named}
+    assert homes == {name: f"{value.__module__}.{value.__qualname__}" for name, value in public.items()}
 
 
 SAMPLE = """\

@@ -21,7 +21,7 @@ import octavo
 
 DISTRIBUTION = "octavo"
 
-# Extra -> what it is for, in the order of the report. Extras for developers (dev, bench) aren't told of.
+# Extra -> what it is for, in the order of the report. Extras for developers (`DEVELOPERS`) aren't told of.
 PURPOSES = {
     "keras": "Keras models and JAX functions: octavo demo, octavo convert model.keras, octavo.qat",
     "flax": "Flax NNX modules",
@@ -33,7 +33,7 @@ PURPOSES = {
     "dask": "work on many machines, with Dask",
     "ray": "work on many machines, with Ray",
 }
-DEVELOPERS = ("bench", "dev")
+DEVELOPERS = ("bench", "dev", "docs")
 
 # Commands that are no Python packages of this environment -> what they are for, and how to get them.
 PROGRAMS = {"onnx2tf": ("ONNX files: octavo convert model.onnx", "pipx install onnx2tf")}

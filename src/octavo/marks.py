@@ -45,7 +45,8 @@ def fake_quant(x: Any, low: float, high: float, bits: int = 8, symmetric: bool =
 
     Args:
       x: a JAX array or a PyTorch tensor of any shape, float.
-      low, high: the range; widened to contain 0, and moved so that 0 has a code of its own.
+      low: where the range starts; the range is widened to contain 0, and moved so that 0 has a code of its own.
+      high: where it ends.
       bits: width of the codes, 8 or 16.
       symmetric: the zero point is 0 (as for 16 bits).
       name: what the tensor is called in the file; "" leaves the converter's name.
