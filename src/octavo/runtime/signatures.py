@@ -60,7 +60,7 @@ def uses_op(data: bytes, code: str) -> bool:
     """Whether a `.tflite` file that LiteRT has already verified has an op of this builtin kind."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.Model.GetRootAs(data, 0)
+    model: Any = schema.Model.GetRootAs(data, 0)
     wanted = getattr(schema.BuiltinOperator, code)
     return any(model.OperatorCodes(i).BuiltinCode() == wanted for i in range(model.OperatorCodesLength()))
 

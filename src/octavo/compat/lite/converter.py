@@ -200,7 +200,7 @@ def _through_tensorflow(what: str, otherwise: str, make: Callable[[Any], Any]) -
       make: makes TensorFlow's converter, given its module `tf.lite`.
     """
     try:
-        import tensorflow  # pyright: ignore[reportMissingImports]
+        import tensorflow  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
         lite = tensorflow.lite
     except (ImportError, AttributeError) as error:
