@@ -10,13 +10,14 @@ import pytest
 import octavo
 from graphs import Builder
 from octavo import numerics
-from octavo.calibrate.run import collect
+from octavo.calibrate.run import Needs, collect
 from octavo.channels import Channels
 from octavo.errors import DataError
 from octavo.graph import Program, Tensor
 from octavo.making import carry_out, level, observe, prepare
 from octavo.model import Model
-from octavo.passes.level_channels import KEY, restore_levels
+from octavo.passes.level_channels import KEY, level_channels, restore_levels
+from octavo.qtypes import INT8, INT8_WEIGHT
 from octavo.recipe import Recipe
 
 UNEQUAL = np.geomspace(0.02, 2, 8).astype(np.float32)
@@ -170,3 +171,14 @@ def test_back_in_float_its_channels_are_its_own() -> None:
     assert KEY not in dict(back.program.metadata)
     again = octavo.quantize(back, octavo.integer(effort="fast"), data)
     assert max(layer.total for layer in octavo.inspect(back, again, data).layers) < 0.2
+
+
+def test_bounds_of_another_number_of_channels_are_left_out() -> None:
+    """The shape in a file may be none that the model takes on when it runs."""
+    model, data = prepare(Model(trunk())), samples()
+    program = model.program
+    known = {t: s.known for t, s in collect(program, data, needs=Needs(channels=True)).channels.items()}
+    bounds = {t: (ends[0][:1], ends[1][:1]) for t, ends in known.items() if ends is not None}
+    wanted = run(model, data)
+    level_channels(program, bounds, INT8, INT8_WEIGHT)
+    np.testing.assert_array_equal(run(model, data), wanted)

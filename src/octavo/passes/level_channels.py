@@ -18,7 +18,8 @@ later and is larger is clipped.
 The exponents are kept in the file's metadata (`octavo.levels`, compressed), so that `octavo.inspect` can hold its
 tensors against the float model's.
 
-Refuses: tensors without calibration, and whatever `octavo.channels` pins.
+Refuses: tensors without calibration or with another number of channels than the file says, and whatever
+`octavo.channels` pins.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def level_channels(program: Program, bounds: Mapping[Tensor, Bounds], activation
       activations, weights: what they will be quantized to.
     """
     program.metadata = [(name, data) for name, data in program.metadata if name != KEY]
+    bounds = {tensor: ends for tensor, ends in bounds.items() if ends[0].shape == tensor.shape[-1:]}
     exponents = []
     for graph in program.graphs:
         channels = Channels(program, graph)
