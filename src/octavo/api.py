@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo import frontends, tflite
 from octavo.errors import ConversionError, RecipeError
-from octavo.making import carry_out, fitting, observe, prepare
+from octavo.making import carry_out, fitting, observe, prepare, spelled
 from octavo.model import Model
 from octavo.passes.channels_last import channels_last as move_channels_last
 from octavo.passes.dequantize import dequantize as dequantize_program
@@ -145,6 +145,7 @@ def quantize(
     wanted = Recipe.of(recipe)
     if not wanted.needs_ranges and calibration is None:
         return carry_out(prepared, wanted, None)
+    prepared = spelled(prepared, wanted)
     seen = observe(prepared, wanted, calibration, progress)
     return fitting(prepared, wanted, seen, calibration, progress)
 
