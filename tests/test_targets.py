@@ -385,6 +385,19 @@ class TestCheck:
         (finding,) = octavo.check(model, name).findings
         assert finding.what == f"version {newer}" and limit in finding.why
 
+    @pytest.mark.parametrize(("name", "open_after"), [("edgetpu", False), ("xnnpack", True)])
+    def test_an_open_batch_is_closed_where_the_target_needs_it(self, name: str, open_after: bool) -> None:
+        model = network()
+        for tensor in model.program.tensors():
+            if not tensor.is_constant:
+                tensor.shape_signature = (-1, *tensor.shape[1:])
+        small = octavo.quantize(model, target=name, calibration=X)
+        signatures = [tensor.shape_signature for tensor in small.program.tensors()]
+        assert any(-1 in (signature or ()) for signature in signatures) == open_after
+        assert any("shapes are fixed" in note for note in small.notes) != open_after
+        assert any("dynamic sizes are kept" in note for note in small.notes) == open_after
+        assert bool(octavo.check(small, name).notes) == (open_after and name != "xnnpack")
+
     def test_sizes(self) -> None:
         model = octavo.quantize(network(), target="tflm", calibration=X)
         image = model.program.main.inputs[0]

@@ -66,15 +66,26 @@ def fix_shapes(program: Program, shapes: Mapping[str, Sequence[int]] | Sequence[
     return notes + ([f"{len(left)} tensors stay dynamic, such as {printable(left[0].name)!r}"] if left else [])
 
 
+def held_shapes(program: Program) -> dict[str, Shape]:
+    """For `fix_shapes`: the shape that the file holds for each input whose sizes are open."""
+    return {name: tensor.shape for name, tensor in _open_inputs(program)}
+
+
 def dynamic_inputs(program: Program) -> list[str]:
     """A note on the inputs that keep dynamic sizes; empty if there are none."""
-    found = []
-    for key, named in _entries(program).values():
-        for name, tensor in named.items():
-            if not has_static_shape(tensor):
-                called = f"{key}/{name}" if len(program.signatures) > 1 else name
-                found.append(f"{printable(called)}={_shown(tensor)}")
+    found = [f"{printable(name)}={_shown(tensor)}" for name, tensor in _open_inputs(program)]
     return [f"dynamic sizes are kept: {', '.join(found)}; --shape fixes them"] if found else []
+
+
+def _open_inputs(program: Program) -> list[tuple[str, Tensor]]:
+    """Inputs with open sizes, by the names that `fix_shapes` takes."""
+    several = len(program.signatures) > 1
+    return [
+        (f"{key}/{name}" if several else name, tensor)
+        for key, named in _entries(program).values()
+        for name, tensor in named.items()
+        if not has_static_shape(tensor)
+    ]
 
 
 def _shown(tensor: Tensor) -> str:

@@ -17,6 +17,7 @@ from octavo.graph import DType, Op, Program, Tensor
 from octavo.making import carry_out, observe
 from octavo.model import Model
 from octavo.passes.apply import apply
+from octavo.passes.fix_shapes import dynamic_inputs, fix_shapes, held_shapes
 from octavo.plan import Decision, plan, why_not_integer
 from octavo.recipe import Recipe, Rule, Scheme, keep_float
 from octavo.targets.check import Finding, grouped, target_findings
@@ -55,6 +56,7 @@ def quantize_for(
     Raises:
       TargetError: it can't be done; as far as types and sizes tell, before anything is calibrated.
     """
+    model = _closed(model, target)
     recipe = fit(model.program, target, request)
     seen = observe(model, recipe, calibration, progress) if recipe.needs_ranges or calibration is not None else None
     made = carry_out(model, recipe, seen)
@@ -65,6 +67,18 @@ def quantize_for(
     found = [finding for _, finding in target_findings(made.program, target)]
     _raise(found, f"{model.name or 'the model'}, quantized, doesn't run in full on {target.name}")
     return recipe, made
+
+
+def _closed(model: Model, target: Target) -> Model:
+    """The model with the batch that its file holds, where the target takes no open one; other open sizes stay."""
+    shapes = held_shapes(model.program)
+    beyond = any(-1 in (tensor.shape_signature or ())[1:] for tensor in model.program.tensors())
+    if not target.static_shapes or not shapes or beyond:
+        return model
+    program = model.program.clone()
+    before = dynamic_inputs(program)
+    notes = fix_shapes(program, shapes)
+    return Model(program, notes=(*(note for note in model.notes if note not in before), *notes), path=model.path)
 
 
 def left_over(program: Program, target: Target) -> tuple[Finding, ...]:
