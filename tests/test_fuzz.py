@@ -30,7 +30,7 @@ def load_tool() -> ModuleType:
 fuzz = load_tool()
 KINDS = fuzz.kinds(fuzz_seeds)
 # About a second each; `make fuzz` makes more.
-FILES = {"tflite": 200, "npz": 250, "recipe": 300, "metadata": 300, "keras": 25}
+FILES = {"tflite": 200, "npz": 250, "recipe": 300, "metadata": 300, "keras": 15}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -235,7 +235,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, MemoryError):
-        message = "out of memory"
+        message = f"out of memory: {error}".rstrip(": ")
     elif not isinstance(error, OctavoError):
         message = f"unexpected {type(error).__name__}: {message} (--debug shows where; please report it)"
     return " ".join(message.split())

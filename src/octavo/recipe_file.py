@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from octavo import recipe as schemes
-from octavo.errors import RecipeError
+from octavo.errors import ModelFileError, RecipeError
 from octavo.recipe import Recipe, Rule, Scheme
+from octavo.tflite.files import write_whole
 
 _VERSION = 1
 _MAKERS: Mapping[str, Callable[..., Scheme]] = {
@@ -74,9 +75,9 @@ def save_recipe(recipe: Recipe | Scheme, path: str | os.PathLike[str]) -> Path:
     """
     file = Path(path)
     try:
-        file.write_text(json.dumps(to_dict(Recipe.of(recipe)), indent=2) + "\n", "utf-8")
-    except OSError as error:
-        raise RecipeError(f"can't write the recipe {file}: {error.strerror}") from None
+        write_whole(file, [(json.dumps(to_dict(Recipe.of(recipe)), indent=2) + "\n").encode()], overwrite=True)
+    except ModelFileError as error:
+        raise RecipeError(f"can't write the recipe: {error}") from None
     return file
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from octavo.errors import ModelFileError
+from octavo.tflite.files import left_behind, temporary_name
 
 
 def check_folder(path: Path, names: Collection[str], overwrite: bool) -> None:
@@ -40,9 +40,9 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     Raises:
       ModelFileError: the disk refuses; what was there before is still there.
     """
+    _clear_up(path)
     check_folder(path, files, overwrite=True)
-    mark = secrets.token_hex(4)
-    new, old = (path.with_name(f".{path.name[:100]}.{mark}.{kind}") for kind in ("new", "old"))
+    new, old = temporary_name(path, "new"), temporary_name(path, "old")
     try:
         new.mkdir()
         for name, data in files.items():
@@ -64,3 +64,14 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(new, ignore_errors=True)
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_up(path: Path) -> None:
+    """Bring back what a process was about to replace when it was killed, and remove what it was writing."""
+    for old in left_behind(path, "old"):
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(path)
+    for new in left_behind(path, "new"):
+        shutil.rmtree(new, ignore_errors=True)

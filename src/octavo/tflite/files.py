@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import secrets
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,8 @@ _FORMATS = (
 def write_whole(path: Path, pieces: Iterable[bytes | memoryview], overwrite: bool) -> int:
     """Write a file so that at `path` stands either what was there or all of `pieces`; returns the bytes written.
 
+    Temporary files that killed processes have left there are removed.
+
     Raises:
       ModelFileError: the file exists and may not be overwritten, or the disk refuses.
     """
@@ -91,7 +95,9 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview], overwrite: boo
         raise ModelFileError(f"{path}: exists already; choose another name or allow overwriting")
     if not path.parent.is_dir():
         raise ModelFileError(f"{path}: its folder {path.parent} doesn't exist; make it first")
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
+    for left in left_behind(path, "tmp"):
+        left.unlink(missing_ok=True)
+    temporary = temporary_name(path, "tmp")
     try:
         with temporary.open("xb") as file:
             written = sum(file.write(piece) for piece in pieces)
@@ -103,3 +109,39 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview], overwrite: boo
     finally:
         temporary.unlink(missing_ok=True)
     return written
+
+
+def temporary_name(path: Path, kind: str) -> Path:
+    """A name beside `path` for what is to become it, which tells whose it is: the machine and the process."""
+    return path.with_name(f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.{kind}")
+
+
+def left_behind(path: Path, kind: str) -> list[Path]:
+    """What processes of this machine that were killed have left beside `path` under temporary names."""
+    if os.name != "posix":
+        return []
+    start, found = _prefix(path), []
+    try:
+        entries = [entry for entry in path.parent.iterdir() if entry.name.startswith(start)]
+    except OSError:  # whoever is going to write there will tell
+        return []
+    for entry in entries:
+        process, _, rest = entry.name.removeprefix(start).partition("-")
+        if rest.endswith(f".{kind}") and process.isdecimal() and not _alive(int(process)):
+            found.append(entry)
+    return found
+
+
+def _prefix(path: Path) -> str:
+    # Of a folder that several machines share, each clears away its own only: it can't know the others' processes.
+    return f".{path.name[:100]}.{zlib.crc32(platform.node().encode()):08x}-"
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
