@@ -361,6 +361,16 @@ def test_terms_that_cancel_to_almost_nothing_load(code: str, activations: int, k
     np.testing.assert_allclose(octavo.Runner(small, kernels=kernels)(one), np.full((1, 4), top), rtol=1e-6)
 
 
+@pytest.mark.parametrize("kernels", ["xnnpack", "builtin", "reference"])
+def test_a_hard_swish_that_is_all_but_zero_loads(kernels: str) -> None:
+    """Inputs far below -3 give zeros only, whose scale the reference kernel refuses to load."""
+    b = Builder()
+    out = b.op("HARD_SWISH", [b.input("x", (1, 4))], "zeros", (1, 4), "HardSwishOptions")
+    samples = RNG.uniform(-400, -100, (16, 4)).astype(np.float32)
+    small = octavo.quantize(Model(b.program(out)), octavo.integer(fallback=False), calibration=samples)
+    np.testing.assert_array_equal(octavo.Runner(small, kernels=kernels)(samples), np.zeros((16, 4)))
+
+
 def test_scales_that_would_grow_without_end_are_an_error() -> None:
     """A concatenation ties a layer's output to its own input; weights of 1e6 then ask for ever wider ranges."""
     b = Builder()

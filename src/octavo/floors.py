@@ -1,6 +1,6 @@
 """Output scales that kernels refuse to load because they are too fine, and ranges wide enough to avoid them.
 
-Three rules, met where a layer is all but dead, its terms cancel, or training went astray:
+Four rules, met where a layer is all but dead, its terms cancel, or training went astray:
 
 - XNNPACK takes scale(input) * scale(weights) / scale(output) below 256 (the requantization scale of its convolutions
   and fully connected layers).
@@ -8,6 +8,7 @@ Three rules, met where a layer is all but dead, its terms cancel, or training we
   an int32 (kernel_util.cc, CheckedQuantize).
 - ADD and SUB shift sums left by 20 bits (15 for int16) and take 2 * the larger input scale / (2^shift * output scale)
   below 1 (add.cc, sub.cc); beyond it, loading an ADD ends the process, and a SUB gives wrong values.
+- HARD_SWISH's reference kernel takes scale(input) / (128 * scale(output)) below 1 (activations.cc, HardSwishPrepare).
 
 A range that is too narrow gets a higher upper end: coarser steps for one tensor, where the file wouldn't load.
 """
@@ -69,7 +70,7 @@ def _too_fine(
         output = op.outputs[0] if op.outputs else None
         if output is None or row.output_role(0) != "a" or output.dtype is not DType.FLOAT32 or row.fixed:
             continue
-        least = max(_least_scale(op, row, weights.get(op), sites), _least_sum(op, row, bits[op], sites))
+        least = max(_least_scale(op, row, weights.get(op), sites), _least_ratio(op, row, bits[op], sites))
         if float(sites.of_tensor(output).scale[0]) < least:
             low, high = min(ranges[output][0], 0.0), ranges[output][1]
             # Symmetric int16 counts only the larger side, so the upper end alone must reach.
@@ -100,11 +101,11 @@ def _least_scale(op: Op, row: Row, weights: np.ndarray | None, sites: Sites) -> 
     return max(least, data * float(weights.max()) / _REQUANTIZATION)
 
 
-def _least_sum(op: Op, row: Row, bits: int, sites: Sites) -> float:
-    if bits not in row.sum_shift:
+def _least_ratio(op: Op, row: Row, bits: int, sites: Sites) -> float:
+    if bits not in row.finest:
         return 0.0
-    larger = max(float(sites.of_use(op, index).scale[0]) for index in (0, 1))
-    return 1.01 * 2.0 * larger / 2.0 ** row.sum_shift[bits]
+    larger = max(float(sites.of_use(op, index).scale[0]) for index in range(len(op.inputs)))
+    return 1.01 * larger * row.finest[bits]
 
 
 def _weight_scales(op: Op, row: Row, scheme: Scheme) -> np.ndarray | None:

@@ -145,8 +145,9 @@ class Row:
       dynamic_options: options that the dynamic kernel needs.
       needs: what else needs a newer version.
       rescale_version: version from which the int8 kernel takes scale(a) * scale(b) / scale(out) >= 1.
-      sum_shift: activation bits -> bits by which the kernel shifts its sums left; it takes 2 * the larger input scale /
-        (2^shift * output scale) below 1 (add.cc, sub.cc). Empty where there is no such bound.
+      finest: activation bits -> scale(output) / the larger input scale that some kernel doesn't go below: it takes
+        2 * the larger input scale / (2^shift * output scale) below 1 (add.cc, sub.cc), or input scale / (128 * output
+        scale) (activations.cc, HardSwishPrepare). Empty where there is no such bound.
       steps: largest error that the test accepts, in steps of the output.
       int16_steps: the same for int16, where it differs.
       because: why a precision is missing, in words, where "no kernel" isn't the whole reason.
@@ -173,7 +174,7 @@ class Row:
     dynamic_options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
     rescale_version: int | None = None
-    sum_shift: Mapping[int, int] = field(default_factory=dict)
+    finest: Mapping[int, float] = field(default_factory=dict)
     steps: float = 1.5
     int16_steps: float | None = None
     because: Mapping[str, str] = field(default_factory=dict)
@@ -201,7 +202,7 @@ def _letter(letters: str, index: int) -> str:
 _IMAGE = Act((1, 6, 6, 4))
 _ROWS = Act((2, 12))
 _POSITIVE = Act((2, 12), 0.25, 4.0)
-_SUM_SHIFT = {8: 20, 16: 15}
+_FINEST_SUM = {8: 2 / 2**20, 16: 2 / 2**15}
 _BROADCAST = (Need(3, rank_over=4, broadcast=True),)
 _UNIT = {8: (1 / 256, -128), 16: (1 / 32768, 0)}
 
@@ -318,8 +319,8 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
     ),
     # ------------------------------------------------------------ arithmetic: scales are free
     (
-        _binary("ADD", "AddOptions", 2, 3, sum_shift=_SUM_SHIFT),
-        _binary("SUB", "SubOptions", 2, 5, needs=_BROADCAST, sum_shift=_SUM_SHIFT),
+        _binary("ADD", "AddOptions", 2, 3, finest=_FINEST_SUM),
+        _binary("SUB", "SubOptions", 2, 5, needs=_BROADCAST, finest=_FINEST_SUM),
         _binary("MUL", "MulOptions", 2, 4, rescale_version=3),
         _binary("SQUARED_DIFFERENCE", "SquaredDifferenceOptions", 2, None),
         _reduce("MEAN", 2, 3),
@@ -335,7 +336,7 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
         _unary("ELU", 1, None),
         _unary("ABS", 2, 3, options_type="AbsOptions"),
         _unary("GELU", 2, None, options_type="GeluOptions"),
-        _unary("HARD_SWISH", 1, None, options_type="HardSwishOptions"),
+        _unary("HARD_SWISH", 1, None, options_type="HardSwishOptions", finest={8: 1 / 128}),
         _unary("EXP", 2, None, Act((2, 12), -3.0, 1.0), "ExpOptions",
                because={"int16": "LiteRT's int16 kernel is off by dozens of steps"}),
         _unary("LOG", 2, None, _POSITIVE, because={"int16": "LiteRT's int16 kernel is wrong"}),
