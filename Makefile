@@ -13,7 +13,7 @@ EXTRAS := bench dask dev docs flax images keras ray report tflm vela
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help test-torch bench bench-speed bench-qat bench-scaling demo test test-slow zoo fuzz lint format types check largest lock clean
+.PHONY: help test-torch bench bench-speed bench-qat bench-scaling demo test test-slow zoo fuzz lint format types check largest lock audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,13 @@ lock: ## Resolve the dependencies anew into requirements.lock
 	"$$folder/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
 	  $(EXTRAS:%=--extra %) --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
 	  pyproject.toml --output-file requirements.lock
+
+# --strict: a package whose advisories can't be looked up is a failure too, not a package without advisories.
+audit: ## Look for known vulnerabilities in what requirements.lock names
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder"; \
+	"$$folder/bin/python" -m pip --disable-pip-version-check install --quiet pip-audit; \
+	"$$folder/bin/pip-audit" --strict --disable-pip --require-hashes -r requirements.lock $(ARGS)
 
 clean: ## Remove .venv and all that was built
 	rm -rf $(VENV) $(TORCH_VENV) build dist .pytest_cache .ruff_cache .hypothesis octavo-demo site
