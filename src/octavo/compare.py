@@ -20,6 +20,7 @@ from octavo.metrics import classes_of, higher_is_better, metric_name, metric_of,
 from octavo.pairing import Flip, Result, flips_of, interval_of, paired
 from octavo.progress import task
 from octavo.provenance import versions
+from octavo.report.shown import Shown
 from octavo.runtime.evaluate import Metric, class_numbers, evaluate, top1
 from octavo.runtime.latency import Latency, measure
 from octavo.runtime.runner import Outputs
@@ -29,6 +30,7 @@ from octavo.tflite.files import write_whole
 
 if TYPE_CHECKING:
     from octavo.inspect import Inspection
+    from octavo.report.terminal import Table
     from octavo.runtime.parity import Parity
 
 SIGNIFICANT = 0.05  # p-values below are called more than noise
@@ -106,7 +108,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """What `compare` found.
 
     Attributes:
@@ -208,16 +210,7 @@ class Comparison:
                 work.advance()
         return found, notes
 
-    def __str__(self) -> str:
-        return str(self._table())
-
-    def __rich__(self) -> Any:
-        return self._table().__rich__()
-
-    def _repr_html_(self) -> str:
-        return self._table()._repr_html_()
-
-    def _table(self) -> Any:
+    def _table(self) -> Table:
         from octavo.report.terminal import variants_table
 
         return variants_table([asdict(row) for row in self.rows], self.reference)

@@ -22,7 +22,7 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,17 +34,21 @@ from octavo.graph import Program, Tensor
 from octavo.passes.level_channels import restore_levels
 from octavo.passes.pipeline import normalise
 from octavo.progress import track
+from octavo.report.shown import Shown
 from octavo.runtime.session import Kernels, ModelLike, model_bytes
 from octavo.text import printable
 from octavo.tflite import read
 from octavo.tflite.files import write_whole
+
+if TYPE_CHECKING:
+    from octavo.report.terminal import Table
 
 BINS = 64
 WORST = 8  # layers that get a histogram
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Shown):
     """What `inspect` found.
 
     Attributes:
@@ -80,21 +84,7 @@ class Inspection:
         write_whole(Path(path), [text.encode()], overwrite=True)
         return Path(path)
 
-    def __str__(self) -> str:
-        return "\n".join([str(self._table()), *self._remarks()])
-
-    def __rich__(self) -> Any:
-        from rich.console import Group
-        from rich.text import Text
-
-        return Group(self._table().__rich__(), *map(Text, self._remarks()))
-
-    def _repr_html_(self) -> str:
-        from octavo.report.notebook import lines_html
-
-        return self._table()._repr_html_() + lines_html(self._remarks())
-
-    def _table(self) -> Any:
+    def _table(self) -> Table:
         from octavo.report.terminal import layers_table
 
         return layers_table([{**asdict(layer), "cause": layer.cause} for layer in self.ranked])

@@ -19,6 +19,7 @@ from octavo.graph import DType, Program, Signature, Tensor
 from octavo.model import Model
 from octavo.qat.layers import FakeQuant, FixedQuant
 from octavo.recipe import Recipe, Scheme
+from octavo.report.shown import Shown
 from octavo.report.terminal import Column, Table
 from octavo.runtime.session import Session
 
@@ -45,7 +46,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Parity:
+class Parity(Shown):
     """What `parity` found: `layers` in the order in which they run; `missing`, the rounded tensors not in the file."""
 
     layers: tuple[Layer, ...]
@@ -62,18 +63,7 @@ class Parity:
         """Every rounded tensor is in the file, and no layer is more than one step off."""
         return self.own <= 1 and not self.missing
 
-    def __str__(self) -> str:
-        return "\n".join([str(self._table()), *self._verdict()])
-
-    def __rich__(self) -> Any:
-        return self._table().__rich__()
-
-    def _repr_html_(self) -> str:
-        from octavo.report.notebook import lines_html
-
-        return self._table()._repr_html_() + lines_html(self._verdict())
-
-    def _verdict(self) -> list[str]:
+    def _remarks(self) -> list[str]:
         verdict = "parity holds" if self.holds else "parity does not hold"
         lines = [f"{verdict}: at most {self.own} step(s) per layer over {self.samples} samples"]
         return lines + ([f"not in the file: {', '.join(self.missing)}"] if self.missing else [])

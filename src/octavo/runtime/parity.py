@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from octavo.errors import DataError, RunError
 from octavo.metrics import classes_of, metric_name, metric_of
 from octavo.progress import task
+from octavo.report.shown import Shown
 from octavo.runtime import tflm
 from octavo.runtime.evaluate import Metric, top1
 from octavo.runtime.runner import Outputs, Runner
 from octavo.runtime.session import ModelLike, Port, model_bytes, model_name
 from octavo.runtime.workers import runner_for_many
+
+if TYPE_CHECKING:
+    from octavo.report.terminal import Table
 
 BASE = "reference"
 
@@ -49,7 +53,7 @@ class KernelSet:
 
 
 @dataclass(frozen=True)
-class Parity:
+class Parity(Shown):
     """What `parity` found: one row for each set of kernels, held against the reference kernels.
 
     Attributes:
@@ -75,16 +79,7 @@ class Parity:
         """Plain values."""
         return asdict(self)
 
-    def __str__(self) -> str:
-        return str(self._table())
-
-    def __rich__(self) -> Any:
-        return self._table().__rich__()
-
-    def _repr_html_(self) -> str:
-        return self._table()._repr_html_()
-
-    def _table(self) -> Any:
+    def _table(self) -> Table:
         from octavo.report.terminal import parity_table
 
         return parity_table([asdict(row) for row in self.rows])
