@@ -164,6 +164,8 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "separable": lambda: sequential((6, 6, 2), L.SeparableConv2D(4, 3, padding="same")),
     "transposed same 3/2": lambda: sequential((4, 5, 2), L.Conv2DTranspose(3, 3, strides=2, padding="same")),
     "transposed valid": lambda: sequential((4, 5, 2), L.Conv2DTranspose(3, 3, strides=2)),
+    "dense over one": lambda: sequential((3, 1, 4), L.Dense(5)),
+    "dense over ones": lambda: sequential((3, 1, 1, 4), L.Dense(5)),
     "transposed 1d": lambda: sequential((5, 2), L.Conv1DTranspose(3, 3, strides=2, padding="same")),
     "lstm": lambda: sequential((4, 3), L.LSTM(5)),
     "bidirectional gru": lambda: sequential((4, 3), L.Bidirectional(L.GRU(2, return_sequences=True))),

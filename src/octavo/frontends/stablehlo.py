@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from octavo.errors import ConversionError, MissingDependencyError
-from octavo.frontends import loops, naming, transposed
+from octavo.frontends import dots, loops, naming, transposed
 
 if TYPE_CHECKING:
     from jax.export import Exported
@@ -80,6 +80,7 @@ def _lower(
     module = stablehlo.deserialize_portable_artifact(ir.Context.current, bytes(artifact))
     entry = next(op.operation for op in module.body.operations if _symbol(ir, op) == "main")
     transposed.make_plain(ir, stablehlo, module)
+    dots.to_convolutions(ir, stablehlo, module)
     api.set_signature(entry, signature, list(inputs), list(outputs))
     api.run_convert_to_tfl_passes(module, passes.PassManager(), api.ConvertToTFLConfig())
     _refuse_unknown(ir, module, where)
