@@ -163,7 +163,7 @@ def damage_model(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
         record = pending.pop()
         if isinstance(record, list):
             pending += record
-        elif hasattr(record, "__dict__"):
+        elif getattr(record, "__dict__", None):
             records.append(record)
             pending += vars(record).values()
     for _ in range(rng.choice((1, 1, 2, 5))):
