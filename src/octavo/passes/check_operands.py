@@ -16,6 +16,7 @@ from octavo.ops import OPS, Row
 from octavo.passes.drop_dead import called_graphs
 
 _AT_LEAST = {"RESHAPE": 1, "DIV": 2, "FLOOR_DIV": 2, "FLOOR_MOD": 2, "POW": 2, "SQUARE": 1, "NEG": 1, "ADD_N": 1}
+_AT_LEAST |= {"DEQUANTIZE": 1, "DENSIFY": 1, "QUANTIZE": 1}
 _LSTM = (0, 2, 3, 4, 6, 7, 8, 13, 14, 15, 18, 19)
 # Operands that recurrent ops can't do without.
 _NEEDED = {
@@ -61,7 +62,7 @@ def _check(program: Program, op: Op) -> None:
         raise ModelFileError(
             f"{where}: {op.name} has {given} of the {len(needed)} operand(s) that it needs: it is damaged"
         )
-    if row is not None and not op.outputs and op.code not in _NO_RESULT:
+    if (row is not None or op.code in _AT_LEAST) and not op.outputs and op.code not in _NO_RESULT:
         raise ModelFileError(f"{where}: {op.name} has no result: it is damaged")
 
 

@@ -13,7 +13,6 @@ from octavo.errors import OctavoError, RecipeError
 from octavo.graph import DType, Op, Program, Tensor
 from octavo.making import prepare
 from octavo.model import Model
-from octavo.passes.check_operands import check_operands
 from octavo.report.notebook import lines_html
 from octavo.report.terminal import Column, Table
 from octavo.targets import find
@@ -125,14 +124,12 @@ def check(
 
     Raises:
       RecipeError: neither is given, an unknown target, or no version number.
-      ModelFileError: an op lacks operands or results.
     """
     if target is None and runtime is None:
         raise RecipeError("say what to check for: a target, a runtime, or both")
     model = model if isinstance(model, Model) else load(model)
     place = None if target is None else find(target)
     release = None if runtime is None else parse_release(runtime)
-    check_operands(model.program)  # before facts about operands are looked up
     found = [] if place is None else list(target_findings(model.program, place))
     if release is not None:
         found += runtime_findings(model.program, release)
@@ -210,7 +207,7 @@ def _unpacked(ops: Iterable[Op]) -> dict[Tensor, Tensor]:
     for op in ops:
         source = op.inputs[0] if op.code in ("DEQUANTIZE", "DENSIFY") and op.inputs else None
         source = found.get(source, source) if source is not None else None
-        if source is not None and source.is_constant:
+        if source is not None and source.is_constant and op.outputs:
             found[op.outputs[0]] = op.outputs[0].copy(data=source.data)
     return found
 
