@@ -13,7 +13,7 @@ EXTRAS := bench dask dev docs flax images keras ray report tflm vela
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help test-torch bench bench-speed bench-qat bench-scaling demo test test-slow zoo fuzz lint format types check largest lock audit clean
+.PHONY: help test-torch bench bench-speed bench-qat bench-scaling demo docs test test-slow zoo fuzz lint format types check largest lock audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
