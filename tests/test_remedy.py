@@ -90,6 +90,7 @@ def test_the_sensitive_ops_stay_in_float() -> None:
     reasons = {d.op.split("'")[1] for d in small.summary().in_float if "measured" in d.reason}
     assert {"sum", "same", "hidden"} <= reasons
     assert small.summary().counts["int8"] > 0, "only what is sensitive"
+    assert "weight_only" not in small.summary().counts, "256 weights would be rounded for a few bytes"
 
 
 def test_a_rule_is_kept() -> None:
