@@ -23,7 +23,7 @@ from octavo.passes.spell_out_int16 import spell_out_int16
 from octavo.plan import Plan, plan
 from octavo.qtypes import INT8, INT8_WEIGHT
 from octavo.ranges import spread
-from octavo.recipe import DYNAMIC_MIN_ELEMENTS, Recipe, Rule, weight_only
+from octavo.recipe import Recipe, Rule, weight_only
 from octavo.remedy import ENOUGH, Judge, borrow, in_db, sensitive
 from octavo.text import printable
 
@@ -107,12 +107,8 @@ def _spared(made: Model, known: _Known, prepared: Model, recipe: Recipe, seen: S
     built: dict[frozenset[Op], Model] = {}
 
     def without(ops: set[Op]) -> Model:
-        """Weights and biases are borrowed: choosing them is most of the work, and they don't change.
-
-        Small weights aren't rounded: they would add noise where there is too much, for a few bytes.
-        """
-        kept = weight_only(min_elements=DYNAMIC_MIN_ELEMENTS)
-        rules = tuple(Rule(kept, op.keys[0][0], glob.escape(op.keys[0][1])) for op in may if op in ops)
+        """Weights and biases are borrowed: choosing them is most of the work, and they don't change."""
+        rules = tuple(Rule(weight_only(), op.keys[0][0], glob.escape(op.keys[0][1])) for op in may if op in ops)
         if frozenset(ops) not in built:
             asked = replace(recipe, rules=recipe.rules + rules)
             built[frozenset(ops)] = _carried(prepared, asked, seen, known)[0]

@@ -9,7 +9,7 @@ from octavo.graph import DType, Graph, Op, Tensor
 from octavo.ops import OPS, Row, Tie
 from octavo.plan.operands import INFINITE, finite, float_constants, float_weights, operands, storable
 from octavo.plan.records import Decision
-from octavo.recipe import WEIGHT_ONLY_MIN_ELEMENTS, Scheme
+from octavo.recipe import DYNAMIC_MIN_ELEMENTS, Scheme
 from octavo.recurrent import LAYOUTS
 from octavo.sites import Range
 
@@ -33,7 +33,7 @@ def decide(op: Op, scheme: Scheme, ranges: Mapping[Tensor, Range]) -> Decision:
 def in_float(op: Op, scheme: Scheme, reason: str, remedy: str = "") -> Decision:
     """It computes in float, but its weights needn't take four bytes each."""
     weights = float_weights(op, OPS.get(op.code))
-    small = any(tensor.size >= WEIGHT_ONLY_MIN_ELEMENTS and storable(tensor, scheme) for tensor in weights)
+    small = any(tensor.size >= DYNAMIC_MIN_ELEMENTS and storable(tensor, scheme) for tensor in weights)
     return Decision(op.name, op.code, "weight_only" if small else "float32", reason, remedy)
 
 
