@@ -10,10 +10,15 @@ TORCH_VENV := .venv-torch
 TORCH_INSTALLED := $(TORCH_VENV)/.installed
 # What requirements.lock holds: all extras but torch, which is too large.
 EXTRAS := bench dask dev docs flax images keras ray report tflm vela
+# What `make coverage` measures, and the tests that are about it.
+CORE := numerics plan sites ranges floors judgement ops qtypes recipe recipe_file graph tflite passes calibrate algorithms
+CORE_TESTS := numerics quantize passes tflite verify versions calibration_data algorithms ops rounding equalize smoothquant \
+	recurrent state expose level_channels judgement blocks fix_shapes dequantize npz parity bad_data differential fuzz \
+	input_scaling passes_keras qat_four_bits
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help test-torch bench bench-speed bench-qat bench-scaling demo docs test test-slow zoo fuzz lint format types check largest lock audit clean
+.PHONY: help coverage test-torch bench bench-speed bench-qat bench-scaling demo docs test test-slow zoo fuzz lint format types check largest lock audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +38,10 @@ test-torch: $(TORCH_INSTALLED) ## Run the tests that need PyTorch, in an environ
 
 test-slow: $(INSTALLED) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+coverage: $(INSTALLED) ## Branch coverage of the core, by the tests that are about it (CORE_TESTS)
+	@$(BIN)/python -m pytest -q -n 0 --cov-branch $(addprefix --cov=octavo.,$(CORE)) --cov-report=term-missing:skip-covered \
+		$(addprefix tests/test_,$(addsuffix .py,$(CORE_TESTS))) $(ARGS)
 
 zoo: $(INSTALLED) ## Quantize the models that wheels on PyPI carry, each way, and write docs/zoo.md
 	@$(BIN)/python tools/zoo.py --out docs/zoo.md $(ARGS)

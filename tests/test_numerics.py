@@ -539,3 +539,28 @@ def test_differences_of_special_arrays() -> None:
     for measure in (numerics.sqnr_db, numerics.cosine):
         with pytest.raises(ValueError, match="shapes"):
             measure([1.0], [1.0, 2.0])
+
+
+# ---------------------------------------------------------------- blocks
+
+
+@given(st.floats(2.0**-14, 2.0**15, width=32))
+def test_scales_of_blocks_are_exact_in_both_small_formats(scale: float) -> None:
+    """The nearest number of eight significant bits: float16 keeps it, and bfloat16 does too."""
+    kept = numerics.block_scales(np.array([scale], np.float32))
+    assert kept.dtype == np.float32
+    assert kept.astype(np.float16).astype(np.float32) == kept
+    assert kept.view(np.uint32)[0] & 0xFFFF == 0
+    assert abs(float(kept[0]) - scale) <= scale * 2.0**-8
+
+
+def test_scales_of_blocks_beyond_the_small_formats() -> None:
+    np.testing.assert_array_equal(numerics.block_scales(np.array([0, 1e-9, 1e9])), [2.0**-14, 2.0**-14, 2.0**15])
+
+
+def test_each_block_has_the_scale_of_its_own_largest_weight() -> None:
+    weights = np.array([[0.5, -7, 1, 14], [3.5, 0, -28, 2]], np.float32)
+    params = numerics.block_params(weights, INT4_WEIGHT, 2)
+    np.testing.assert_array_equal(params.scale, [1, 2, 0.5, 4])
+    np.testing.assert_array_equal(params.zero_point, [0, 0, 0, 0])
+    assert params.axis == 0
