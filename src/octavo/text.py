@@ -20,4 +20,4 @@ def first_line(error: Exception) -> str:
     """An exception's kind and the first line of its text that says something; Keras colours and introduces its own."""
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in str(error).splitlines()]
     telling = (line for line in lines if line and not line.startswith("Exception encountered when calling"))
-    return f"{type(error).__name__}: {next(telling, '')}"[:300]
+    return printable(f"{type(error).__name__}: {next(telling, '')}"[:300])

@@ -1,9 +1,9 @@
 """A crash of LiteRT ends the process that it runs in; the command line tells of it in one line all the same.
 
-The command's work is done by a fork of the process that the shell started, made before anything large is imported (a
-millisecond). The first process only waits, passes signals on, and says what happened if the other one dies. So whatever
-a command runs, on whatever data, can't take the command line down with it. Without `fork` (Windows), or where forking
-is unsafe (macOS), commands run in the one process, as the library always does.
+The command's work is done by a fork of the process that the shell started, made before anything large is imported (some
+20 ms with all that goes with it). The first process only waits, passes signals on, and says what happened if the other
+one dies. So whatever a command runs, on whatever data, can't take the command line down with it. Without `fork`
+(Windows), or where forking is unsafe (macOS), commands run in the one process, as the library always does.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ options.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from octavo.errors import ModelFileError
@@ -26,6 +27,13 @@ _NEEDED = {
     "RNN": range(5),
     "UNIDIRECTIONAL_SEQUENCE_RNN": range(5),
     "BIDIRECTIONAL_SEQUENCE_RNN": range(9),
+}
+# Where weights and bias stand, and the axis of the weights that counts the channels.
+_BIASED = {
+    "CONV_2D": (1, 2, 0),
+    "DEPTHWISE_CONV_2D": (1, 2, 3),
+    "FULLY_CONNECTED": (1, 2, 0),
+    "TRANSPOSE_CONV": (1, 3, 0),
 }
 _CALLING = ("IF", "WHILE", "CALL", "CALL_ONCE")
 _NO_RESULT = ("ASSIGN_VARIABLE",)
@@ -64,6 +72,18 @@ def _check(program: Program, op: Op) -> None:
         )
     if (row is not None or op.code in _AT_LEAST) and not op.outputs and op.code not in _NO_RESULT:
         raise ModelFileError(f"{where}: {op.name} has no result: it is damaged")
+    if op.code in _BIASED:
+        _check_bias(op, where)
+
+
+def _check_bias(op: Op, where: str) -> None:
+    kernel, place, axis = _BIASED[op.code]
+    weights, bias = op.inputs[kernel], op.inputs[place] if len(op.inputs) > place else None
+    if weights is None or bias is None or len(weights.shape) <= axis:
+        return
+    count = math.prod(bias.shape)
+    if count != weights.shape[axis]:
+        raise ModelFileError(f"{where}: {op.name} has {count} biases for {weights.shape[axis]} channels: it is damaged")
 
 
 def _needed(op: Op, row: Row | None) -> Sequence[int]:

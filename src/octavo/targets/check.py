@@ -221,7 +221,8 @@ def _with_constants(op: Op, stored: dict[Tensor, Tensor]) -> Op:
 
 def _notes(program: Program, target: Target, broken: set[Op]) -> Iterator[str]:
     held = sum(tensor.data.nbytes for tensor in program.tensors() if tensor.data is not None)
-    batches = [tensor.shape[0] for tensor in program.main.inputs if (tensor.shape_signature or (0,))[0] < 0]
+    inputs = [tensor for tensor in program.main.inputs if tensor.shape]
+    batches = [tensor.shape[0] for tensor in inputs if (tensor.shape_signature or (0,))[0] < 0]
     if target.static_shapes and batches:
         yield f"its batch is open: it is taken as the {batches[0]} that the file holds"
     if target.cache_bytes is not None and held > target.cache_bytes:

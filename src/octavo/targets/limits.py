@@ -48,7 +48,8 @@ def fused(*allowed: str) -> Limit:
 
     def broken(op: Op) -> _Broken:
         code = op.option("fusedActivationFunction", 0)
-        return None if code in codes else (f"fused {_ACTIVATIONS[code]}", None)
+        name = _ACTIVATIONS[code] if code in range(len(_ACTIVATIONS)) else f"activation {code}"
+        return None if code in codes else (f"fused {name}", None)
 
     rule = f"no fused activation but {', '.join(allowed)}" if allowed else "no fused activation"
     return Limit(rule, broken, "apply the activation as its own op")
@@ -139,6 +140,8 @@ def reduced_axes(allowed: Callable[[list[int], Tensor], bool], rule: str, remedy
 
     def broken(op: Op) -> _Broken:
         tensor, named = data_input(op), axes(op)
+        # Axes that aren't there are for `check_operands` and LiteRT to refuse.
+        named = None if tensor is None or named is None else [axis for axis in named if axis < len(tensor.shape)]
         if tensor is None or named is None or allowed(named, tensor):
             return None
         return f"reduces axes {', '.join(map(str, sorted(named)))} of {size(tensor)}", tensor
