@@ -5,6 +5,7 @@ What is at the destination is whole, the message names the cause, and the same c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -174,22 +175,25 @@ def test_only_what_nobody_writes_is_removed(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_at_random(name: str, folder: Path) -> None:
-    rng, start = random.Random(name), time.monotonic()
-    assert run(COMMANDS[name].format(out="out"))[0] == 0
-    seconds = time.monotonic() - start
-    killed = 0
-    for _ in range(RANDOM_KILLS):
+    rng, seconds, killed = random.Random(name), 60.0, 0
+    command = COMMANDS[name].format(out="out").split()
+    for _ in range(8 * RANDOM_KILLS):
         for path in ("out", "out.tflite", "r.json"):
             shutil.rmtree(path, ignore_errors=True)
             Path(path).unlink(missing_ok=True)
-        process = octavo_process(*COMMANDS[name].format(out="out").split())
-        time.sleep(rng.uniform(0.3, 1) * seconds)
+        start, process = time.monotonic(), octavo_process(*command)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=rng.uniform(0.3, 1) * seconds)
         process.kill()
         process.communicate()
+        if process.returncode == 0:  # how fast it is depends on what else the machine does
+            seconds = time.monotonic() - start
         killed += process.returncode == -9
         time.sleep(0.1)  # until the fork has followed
         check_destinations()
-    assert killed > RANDOM_KILLS / 2
+        if killed == RANDOM_KILLS:
+            break
+    assert killed == RANDOM_KILLS
     run_again(COMMANDS[name].format(out="out"), folder)
 
 
