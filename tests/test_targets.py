@@ -398,6 +398,13 @@ class TestCheck:
         assert any("dynamic sizes are kept" in note for note in small.notes) == open_after
         assert bool(octavo.check(small, name).notes) == (open_after and name != "xnnpack")
 
+    def test_an_operand_too_many_is_no_reason_to_stop(self) -> None:
+        build = Builder()
+        x = build.input("x", (1, 4))
+        beyond = [x, build.weights("other", 4), build.weights("beyond", 4)]
+        damaged = Model(build.program(build.op("ADD", beyond, "sum", (1, 4), "AddOptions")))
+        assert "ADD" in str(octavo.check(damaged, "edgetpu"))
+
     def test_sizes(self) -> None:
         model = octavo.quantize(network(), target="tflm", calibration=X)
         image = model.program.main.inputs[0]

@@ -104,7 +104,8 @@ def _least_scale(op: Op, row: Row, weights: np.ndarray | None, sites: Sites) -> 
 def _least_ratio(op: Op, row: Row, bits: int, sites: Sites) -> float:
     if bits not in row.finest:
         return 0.0
-    larger = max(float(sites.of_use(op, index).scale[0]) for index in range(len(op.inputs)))
+    operands = (index for index in range(len(op.inputs)) if row.input_role(index) == "a")  # a damaged file has more
+    larger = max(float(sites.of_use(op, index).scale[0]) for index in operands)
     return 1.01 * larger * row.finest[bits]
 
 
