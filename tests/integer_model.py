@@ -220,6 +220,8 @@ _REAL: dict[str, Callable[[Op, list[np.ndarray]], list[np.ndarray]]] = {
     "MEAN": _one(lambda op, x, axes: x.mean(tuple(axes.reshape(-1)), keepdims=bool(op.option("keepDims")))),
     "AVERAGE_POOL_2D": _one(_pool),
     "MAX_POOL_2D": _one(_pool),
+    "MINIMUM": _one(lambda op, a, b: np.minimum(a, b)),
+    "MAXIMUM": _one(lambda op, a, b: np.maximum(a, b)),
     "RELU": _one(lambda op, x: np.maximum(x, 0)),
     "RELU6": _one(lambda op, x: np.clip(x, 0, 6)),
     "LEAKY_RELU": _one(lambda op, x: np.where(x < 0, x * op.option("alpha"), x)),

@@ -126,7 +126,7 @@ class TestUsage:
             (["quantize", "model.tflite", "-o", "x.tflite"], "Give one of --to, --target, --recipe and --max-drop"),
             (["quantize", "model.tflite", "-o", "x.tflite", "--to", "int3"], "'int3' is not one of 'float16'"),
             (["quantize", "model.tflite", "-o", "x.tflite", "--to", "integer"], "needs representative samples"),
-            (["quantize", "m", "-o", "x", "--to", "float16", "--io", "int8"], "keeps inputs and outputs in float"),
+            (["quantize", "m", "-o", "x", "--to", "float16", "--io", "int8"], "its inputs and outputs are float"),
             (["convert", "model.tflite", "-o", "x.tflite", "--batch", "0"], "'0' is neither a number above 0 nor"),
             (["convert", "model.tflite", "-o", "x.tflite", "--batch", "many"], "'many' is neither a number above 0"),
             (["evaluate", "model.tflite"], "Missing option '--data'"),
