@@ -93,6 +93,14 @@ def test_the_sensitive_ops_stay_in_float() -> None:
     assert "weight_only" not in small.summary().counts, "256 weights would be rounded for a few bytes"
 
 
+def test_four_bits_stay_four_bits() -> None:
+    model, data = Model(cancelling()), samples()
+    asked = octavo.integer(weights=4)
+    small = octavo.quantize(model, asked, data)
+    assert quality(model, small, data) < ENOUGH
+    assert small.summary().counts.keys() == {"int8"} and not any("dB" in note for note in small.notes)
+
+
 def test_a_rule_is_kept() -> None:
     rule = octavo.Rule(octavo.integer(), name="sum")
     small = octavo.quantize(Model(cancelling()), octavo.Recipe(octavo.integer(), (rule,)), samples())

@@ -61,7 +61,10 @@ def fitting(prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any,
     """
     made, known = _carried(prepared, recipe, seen)
     scheme = recipe.scheme
-    eight = scheme.kind == "integer" and scheme.activations is not None and scheme.activations.bits == 8
+    # Who asks for four bits knows that they are few, and wants their bytes.
+    eight = scheme.kind == "integer" and all(
+        kind is not None and kind.bits == 8 for kind in (scheme.activations, scheme.weights)
+    )
     if not eight or scheme.effort == "fast" or calibration is None or is_trained(prepared.program):
         return made
     if reads_once(calibration):
