@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from octavo.algorithms.refine import equalize_layers, needs, ranges, refine
 from octavo.calibrate.data import count_hint
@@ -83,8 +84,7 @@ def fitting(prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any,
             if (quality := in_db(judge.noise(other.program))) > best:
                 made, known, prepared, seen, best = other, its_plan, leveled, seen_leveled, quality
     if best < ENOUGH and scheme.fallback:
-        made = _spared(made, known, prepared, recipe, seen, judge)
-        best = in_db(judge.noise(made.program))
+        made, best = _spared(made, best, known, prepared, recipe, seen, judge)
     if first >= ENOUGH:
         return made
     found = f"8 bits leave the worst output {first:.1f} dB on {len(judge.rows)} of the samples"
@@ -102,29 +102,35 @@ def level(prepared: Model, calibration: Any, progress: bool) -> Model:
     return Model(program, notes=(*prepared.notes, *notes), path=prepared.path) if notes else prepared
 
 
-def _spared(made: Model, known: _Known, prepared: Model, recipe: Recipe, seen: Statistics, judge: Judge) -> Model:
-    """`made`, or the same with the most sensitive ops in float, if that is better."""
+def _spared(
+    made: Model, best: float, known: _Known, prepared: Model, recipe: Recipe, seen: Statistics, judge: Judge
+) -> tuple[Model, float]:
+    """`made`, of `best` dB, or the same with the most sensitive ops in float, if that is better; and its dB."""
     program, decided = _decide(prepared, recipe, seen, known)
     may = {op for op in program.main.ops if recipe.scheme_of(op.keys) is recipe.scheme}
     may = {op for op in may if decided.decisions[op].precision == "int8"}
-    built: dict[frozenset[Op], Model] = {}
+    built: dict[frozenset[Op], tuple[Model, np.ndarray]] = {}
 
-    def without(ops: set[Op]) -> Model:
-        """Weights and biases are borrowed: choosing them is most of the work, and they don't change."""
-        rules = tuple(Rule(weight_only(), op.keys[0][0], glob.escape(op.keys[0][1])) for op in may if op in ops)
+    def without(ops: set[Op]) -> tuple[Model, np.ndarray]:
+        """The model with these ops in float, and its noise.
+
+        Weights and biases are borrowed: choosing them is most of the work, and they don't change.
+        """
+        rules = tuple(Rule.exactly(weight_only(), op.keys[0]) for op in may if op in ops)
         if frozenset(ops) not in built:
             asked = replace(recipe, rules=recipe.rules + rules)
-            built[frozenset(ops)] = _carried(prepared, asked, seen, known)[0]
+            tried = _carried(prepared, asked, seen, known)[0]
+            built[frozenset(ops)] = tried, judge.noise(tried.program)
         return built[frozenset(ops)]
 
-    kept = sensitive(program, decided, may, judge, lambda ops: judge.noise(without(ops).program))
-    better = without(kept)
-    if in_db(judge.noise(better.program)) <= in_db(judge.noise(made.program)):
-        return made
+    kept = sensitive(program, decided, may, judge, lambda ops: without(ops)[1])
+    better, noise = without(kept)
+    if (quality := in_db(noise)) <= best:
+        return made, best
     names = {op.name for op in kept}
     reason = "measured: rounding to 8 bits here costs the outputs too much"
     decisions = tuple(replace(d, reason=reason) if d.op in names else d for d in better.decisions)
-    return Model(better.program, decisions, better.notes)
+    return Model(better.program, decisions, better.notes), quality
 
 
 def observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) -> Statistics:

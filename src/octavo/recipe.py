@@ -8,6 +8,7 @@ as meant.
 from __future__ import annotations
 
 import fnmatch
+import glob
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -195,6 +196,12 @@ class Rule:
     scheme: Scheme
     kind: str | None = None
     name: str | None = None
+
+    @classmethod
+    def exactly(cls, scheme: Scheme, key: tuple[str, str]) -> Rule:
+        """For the ops of this kind and this very name, whatever characters it has."""
+        kind, name = key
+        return cls(scheme, kind, glob.escape(name))
 
     def matches(self, kind: str, name: str) -> bool:
         return (self.kind is None or self.kind == kind) and (self.name is None or fnmatch.fnmatchcase(name, self.name))

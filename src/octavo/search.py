@@ -10,7 +10,6 @@ files, by bisection, and what is returned was itself measured to be within the b
 
 from __future__ import annotations
 
-import glob
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -241,8 +240,7 @@ def scheme_for(base: Scheme, precision: str) -> Scheme:
 
 
 def _rule(op: Op, scheme: Scheme) -> Rule:
-    kind, name = op.keys[0]
-    return Rule(scheme, kind, glob.escape(name))
+    return Rule.exactly(scheme, op.keys[0])
 
 
 def _recipe(base: Scheme, units: Sequence[_Unit], choice: Sequence[str]) -> Recipe:

@@ -7,7 +7,6 @@ scales aren't.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -92,7 +91,7 @@ def _floats(program: Program, made: Program, target: Target) -> tuple[Rule, ...]
     broken = {op for op, _ in target_findings(made, target) if "float" not in (form_of(op)[0] if op else "float")}
     # Tensors may have been renamed on the way, ops stand in the order in which they stood.
     keys = [op.keys[0] for op, other in zip(before, after, strict=True) if other in broken]
-    return tuple(Rule(keep_float(), kind, glob.escape(name)) for kind, name in keys if "float32" in target.forms(kind))
+    return tuple(Rule.exactly(keep_float(), key) for key in keys if "float32" in target.forms(key[0]))
 
 
 def _raise(findings: Sequence[Finding], what: str) -> None:
