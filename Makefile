@@ -97,6 +97,8 @@ clean: ## Remove .venv and all that was built
 	rm -rf $(VENV) $(TORCH_VENV) build dist .pytest_cache .ruff_cache .hypothesis octavo-demo site
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# --no-deps: the lock file is complete. Left to resolve it again, older pips take the newest release for a name with an
+# extra ("coverage[toml]") and then refuse it for not being the one locked; `pip check` says whether anything is missing.
 $(INSTALLED): requirements.lock pyproject.toml
 	@python=$(PYTHON); if [ -x $(BIN)/python ]; then python=$(BIN)/python; fi; \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
@@ -104,8 +106,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	    "Run 'make clean', then name another: make PYTHON=python3.12" >&2; exit 1; }
 	@if [ ! -x $(BIN)/python ]; then echo "Setting up $(VENV)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "Installing requirements.lock (a minute or two)"
-	@$(PIP) install --quiet --require-hashes -r requirements.lock
+	@$(PIP) install --quiet --require-hashes --no-deps -r requirements.lock
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) check --quiet
 	@touch $@
 
 $(TORCH_INSTALLED): requirements-torch.txt
