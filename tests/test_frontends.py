@@ -401,12 +401,14 @@ def test_jax_is_chosen_for_the_import_only(tmp_path: Path) -> None:
     (tmp_path / "keras.json").write_text('{"backend": "tensorflow"}')
     code = f"""
 import os, sys
-from octavo.frontends import to_program
+from octavo.frontends import keras, to_program
 assert not {{"keras", "jax", "litert_converter"}} & set(sys.modules)
 print(to_program({str(tmp_path / "m.keras")!r}).main.outputs[0].name, os.environ.get("KERAS_BACKEND"))
+assert not {{"keras", "jax"}} & set(sys.modules)  # a process of its own has done that
+print(keras.import_keras().config.backend(), os.environ.get("KERAS_BACKEND"))
 """
     done = python(code, tmp_path)
-    assert done.stdout.split() == ["logits", "None"], done.stderr
+    assert done.stdout.split() == ["logits", "None", "jax", "None"], done.stderr
 
 
 def test_on_another_backend_the_file_is_the_same(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import octavo
 from octavo.frontends import keras_files
-from octavo.frontends.keras_archive import without_random
+from octavo.frontends.keras_archive import Filled, without_initializers
 
 
 @keras.saving.register_keras_serializable(package="archive tests")
@@ -71,30 +71,44 @@ def test_nothing_random_is_drawn(saved: tuple[keras.Model, Path], monkeypatch: p
     assert keras_files.load(path).count_params() > 0
 
 
-def test_only_random_initializers_are_replaced_and_all_else_is_copied(saved: tuple[keras.Model, Path]) -> None:
+def test_only_initializers_that_cost_time_are_replaced_and_all_else_is_copied(saved: tuple[keras.Model, Path]) -> None:
     _, path = saved
-    with without_random(str(path)) as copy, zipfile.ZipFile(copy) as ours, zipfile.ZipFile(path) as theirs:
+    with without_initializers(str(path)) as copy, zipfile.ZipFile(copy) as ours, zipfile.ZipFile(path) as theirs:
         assert copy != str(path) and ours.namelist() == theirs.namelist()
         for name in ours.namelist():
             if name != "config.json":
                 assert ours.read(name) == theirs.read(name)
-        text = json.dumps(json.loads(ours.read("config.json")))
-    assert "Orthogonal" not in text and "RandomNormal" not in text
-    assert '"Constant"' in text and '"Zeros"' in text
+        config = json.loads(ours.read("config.json"))
+    text = json.dumps(config)
+    for name in ("Orthogonal", "RandomNormal", "Zeros", "Ones"):
+        assert f'"{name}"' not in text
+    assert '"Constant"' in text
+    norm = next(layer["config"] for layer in config["config"]["layers"] if layer["class_name"] == "BatchNormalization")
+    assert norm["gamma_initializer"]["config"] == {"value": 1.0}
+    assert norm["moving_mean_initializer"]["config"] == {"value": 0.0}
     assert not Path(copy).exists()
 
 
-def test_a_file_without_random_weights_is_not_copied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [None, "float32", "int32", "float16"])
+def test_what_stands_in_gives_the_same_numbers(value: float, dtype: str | None) -> None:
+    plain = keras.initializers.Ones() if value else keras.initializers.Zeros()
+    wanted, got = plain((2, 3), dtype), Filled.from_config(Filled(value).get_config())((2, 3), dtype)
+    assert got.dtype == wanted.dtype
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_file_without_initializers_is_not_copied(tmp_path: Path) -> None:
     path = tmp_path / "plain.keras"
     keras.Sequential([keras.layers.Input((3,)), keras.layers.ReLU()]).save(path)
-    with without_random(str(path)) as copy:
+    with without_initializers(str(path)) as copy:
         assert copy == str(path)
 
 
 def test_a_damaged_file_is_left_for_keras_to_refuse(tmp_path: Path) -> None:
     path = tmp_path / "damaged.keras"
     path.write_bytes(b"PK\x03\x04 and no more")
-    with without_random(str(path)) as copy:
+    with without_initializers(str(path)) as copy:
         assert copy == str(path)
     with pytest.raises(octavo.ModelFileError, match=r"damaged\.keras"):
         octavo.convert(path)

@@ -18,7 +18,7 @@ import pytest
 import octavo
 from octavo.cli import main
 from octavo.errors import ConversionError, ModelFileError
-from octavo.frontends import keras_files, other_backends
+from octavo.frontends import keras_files, keras_process, other_backends
 
 L: Any = keras.layers
 X = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
@@ -151,6 +151,47 @@ def test_the_command_line_imports_too(own_layers: Any, tmp_path: Path, capsys: p
     assert "--import MODULE" in capsys.readouterr().err
     assert main(["show", "own.tflite", "--import", "my_layers"]) == 2
     assert "--import is for .keras and .h5 files" in capsys.readouterr().err
+
+
+# --- a process of its own ---------------------------------------------------------------------------------------------
+
+
+def test_a_process_of_its_own_makes_the_same_file(own_layers: Any, tmp_path: Path) -> None:
+    sys.path.append(str(tmp_path))
+    with_own_layers(own_layers).save(tmp_path / "own.keras")
+    path = str(tmp_path / "own.keras")
+    program = keras_process.convert(path, where=path, imports=["my_layers"])
+    assert bytes(octavo.Model(program)) == bytes(octavo.convert(path, imports=["my_layers"]))
+    assert program.source == path
+
+
+def test_its_errors_are_those_of_this_process(own_layers: Any, tmp_path: Path) -> None:
+    with_own_layers(own_layers).save(tmp_path / "own.keras")
+    (tmp_path / "text.keras").write_text("no archive")
+    for name in ("own.keras", "text.keras"):
+        path = str(tmp_path / name)
+        with pytest.raises(ModelFileError) as here:
+            octavo.convert(path)
+        with pytest.raises(ModelFileError) as there:
+            keras_process.convert(path, where=path)
+        assert str(there.value) == str(here.value)
+
+
+def test_modules_may_import_what_keras_itself_goes_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "with_requests.py").write_text("import requests\nassert requests.get\n")
+    network(L.ReLU()).save(tmp_path / "plain.keras")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    program = keras_process.convert(str(tmp_path / "plain.keras"), where="plain", imports=["with_requests"])
+    assert program.main.inputs[0].shape == (1, 8, 8, 2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_process_that_dies_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deadly.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    network(L.ReLU()).save(tmp_path / "plain.keras")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConversionError, match=r"^plain: the process that runs Keras on JAX ended with signal 9"):
+        keras_process.convert(str(tmp_path / "plain.keras"), where="plain", imports=["deadly"])
 
 
 # --- other backends ---------------------------------------------------------------------------------------------------

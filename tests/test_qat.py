@@ -337,9 +337,11 @@ def test_a_jax_function_can_carry_the_marks():
 
 def test_a_model_of_another_backend_is_converted_by_a_process_of_its_own():
     from octavo.frontends import other_backends
+    from octavo.passes.fake_quant_marks import fake_quant_marks
 
     aware = quantize_model(small_dense(), samples=qat_models.inputs(small_dense(), 8))
     program = other_backends.convert(aware, batch=1, where="mine")
+    fake_quant_marks(program)
     here = octavo.convert(aware).program
     assert sorted(recorded_ranges(program).values()) == sorted(recorded_ranges(here).values())
     assert [op.code for op in program.ops()] == [op.code for op in here.ops()]

@@ -35,6 +35,11 @@ def lower(at: Callable[[int], Program], specs: Sequence[Input], batch: int | Non
     Raises:
       ConversionError: the sizes don't say enough, or the model can't be made dynamic.
     """
+    return joined([at(size) for size in sizes(specs, batch, where)], where)
+
+
+def sizes(specs: Sequence[Input], batch: int | None, where: str) -> tuple[int, ...]:
+    """The batch sizes at which a model must be lowered, to be `joined`; for arguments and errors see `lower`."""
     if batch is not None and batch < 1:
         raise ConversionError(f"{where}: batch must be at least 1, or None to keep it dynamic; it is {batch}")
     for spec in specs:
@@ -45,27 +50,30 @@ def lower(at: Callable[[int], Program], specs: Sequence[Input], batch: int | Non
                 f"inputs={{{spec.name!r}: ({', '.join(map(str, example))})}} with a number for each ?"
             )
     if batch is not None:
-        return at(batch)
+        return (batch,)
     if all(spec.shape[:1] != (None,) for spec in specs):
         listed = ", ".join(str(spec) for spec in specs)
         raise ConversionError(f"{where}: batch=None needs an input whose shape starts with None; it has {listed}")
-    return merge(at, where)
+    return _SIZES
 
 
-def merge(lower: Callable[[int], Program], where: str) -> Program:
-    """A program whose batch is dynamic.
+def joined(programs: Sequence[Program], where: str) -> Program:
+    """One program out of those for each of the `sizes`.
 
     Args:
-      lower: makes the program for one batch size; the same ops in the same order each time.
+      programs: the same ops in the same order for each size.
       where: what is being converted, for messages.
 
     Returns:
-      The program; `shape` holds what it would be at batch 1, `shape_signature` has -1 where the batch decides.
+      The only program; or one whose batch is dynamic: `shape` holds what it would be at batch 1, `shape_signature` has
+      -1 where the batch decides.
 
     Raises:
       ConversionError: the batch size ends up in a constant or an option; the message names the op.
     """
-    small, large = (lower(size) for size in _SIZES)
+    if len(programs) == 1:
+        return programs[0]
+    small, large = programs
     if [_kinds(graph) for graph in small.graphs] != [_kinds(graph) for graph in large.graphs]:
         raise ConversionError(f"{where} needs other ops for other batch sizes; {_ADVICE}")
     for graph, other in zip(small.graphs, large.graphs, strict=True):

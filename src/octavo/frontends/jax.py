@@ -1,12 +1,13 @@
 """A JAX function -> `Program`: `jax.export` makes StableHLO, `stablehlo.lower` makes a `.tflite` file of it.
 
-Arrays that the function closes over (its parameters) become constants. `trace_and_lower` is what the Keras frontend
-uses too: for it a model is a function with named inputs.
+Arrays that the function closes over (its parameters) become constants. `trace` and `lower` are what the Keras frontend
+uses too: for it a model is a function with named inputs. The two can be done in different processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,28 @@ def convert(
     return trace_and_lower(call, specs, batch=batch, where=where)
 
 
-def trace_and_lower(
+@dataclass(frozen=True)
+class Traced:
+    """A function at one batch size.
+
+    Attributes:
+      artifact: it as a StableHLO portable artifact, with its weights.
+      inputs, outputs: their names, in order.
+      scope: a name scope around everything, to be left out of the tensors' names.
+    """
+
+    artifact: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    scope: str = ""
+
+
+def trace_and_lower(fn: Callable[..., Any], specs: Sequence[Input], *, batch: int | None, where: str) -> Program:
+    """Trace a function of positional arrays and lower it; see `convert` for the arguments and errors."""
+    return lower(trace(fn, specs, batch=batch, where=where), where)
+
+
+def trace(
     fn: Callable[..., Any],
     specs: Sequence[Input],
     *,
@@ -63,42 +85,36 @@ def trace_and_lower(
     where: str,
     output_names: Sequence[str] | None = None,
     scope: str = "",
-) -> Program:
-    """Trace a function of positional arrays and lower it; see `convert` for the arguments and errors.
+) -> Iterator[Traced]:
+    """Trace a function of positional arrays, at every batch size that `lower` needs; see `convert`.
 
     Args:
       output_names: for the outputs, flattened; made from the structure that the function returns unless given.
       scope: a name scope around everything, left out of the tensors' names.
     """
+    for size in batching.sizes(specs, batch, where):
+        exported = _export(fn, specs, size, where)
+        names = list(output_names) if output_names is not None else _output_names(exported.out_tree)
+        if len(names) != len(exported.out_avals):
+            raise ConversionError(
+                f"{where} has {len(exported.out_avals)} outputs for {len(names)} names: {', '.join(names)}"
+            )
+        if not names:
+            raise ConversionError(f"{where} returns no array")
+        artifact = bytes(exported.mlir_module_serialized)
+        yield Traced(artifact, tuple(spec.name for spec in specs), tuple(naming.unique(names)), scope)
 
-    def at_batch(size: int) -> Program:
-        return _at_batch(fn, specs, size, where, output_names, scope)
 
-    return batching.lower(at_batch, specs, batch, where)
+def lower(traced: Iterable[Traced], where: str) -> Program:
+    """The program of what `trace` made."""
+    return batching.joined([_lowered(one, where) for one in traced], where)
 
 
-def _at_batch(
-    fn: Callable[..., Any],
-    specs: Sequence[Input],
-    batch: int,
-    where: str,
-    output_names: Sequence[str] | None,
-    scope: str,
-) -> Program:
-    """The program for one batch size."""
+def _lowered(traced: Traced, where: str) -> Program:
     from octavo.tflite import read
 
-    exported = _export(fn, specs, batch, where)
-    names = list(output_names) if output_names is not None else _output_names(exported.out_tree)
-    if len(names) != len(exported.out_avals):
-        raise ConversionError(
-            f"{where} has {len(exported.out_avals)} outputs for {len(names)} names: {', '.join(names)}"
-        )
-    if not names:
-        raise ConversionError(f"{where} returns no array")
-    inputs, outputs = [spec.name for spec in specs], naming.unique(names)
-    data = stablehlo.lower(exported, inputs, outputs, where=where)
-    program = naming.name_tensors(read(data), inputs, outputs, scope)
+    data = stablehlo.lower(traced.artifact, traced.inputs, traced.outputs, where=where)
+    program = naming.name_tensors(read(data), list(traced.inputs), list(traced.outputs), traced.scope)
     program.source = where
     _leave_out_traces(program)
     return program

@@ -52,12 +52,18 @@ def convert(
       MissingDependencyError: Keras, JAX or litert-converter isn't installed.
     """
     where = name or f"Keras model {model.name!r}"
-    _check_model(model, where)
     if sys.modules["keras"].config.backend() != "jax":
+        _check_model(model, where)
         return other_backends.convert(model, inputs=inputs, batch=batch, where=where, imports=imports)
+    return jax_frontend.lower(trace(model, inputs=inputs, batch=batch, where=where), where)
+
+
+def trace(model: Any, *, inputs: Any, batch: int | None, where: str) -> Iterator[jax_frontend.Traced]:
+    """Trace a Keras model on the JAX backend; see `convert`."""
+    _check_model(model, where)
     specs, structure = _inputs(model, inputs, where)
     _check_precision(model, where)
-    return jax_frontend.trace_and_lower(
+    return jax_frontend.trace(
         _prediction(model, structure, where),
         specs,
         batch=batch,

@@ -23,8 +23,9 @@ from typing import Any
 
 from octavo.errors import ConversionError, MissingDependencyError, ModelFileError
 from octavo.frontends import keras as keras_frontend
-from octavo.frontends import other_backends
-from octavo.frontends.keras_archive import CUSTOM_OBJECTS, DAMAGE, without_random
+from octavo.frontends import keras_process
+from octavo.frontends.jax import Traced
+from octavo.frontends.keras_archive import CUSTOM_OBJECTS, DAMAGE, without_initializers
 from octavo.graph import Program
 from octavo.text import first_line
 
@@ -48,6 +49,8 @@ def convert(
 ) -> Program:
     """Convert a `.keras` or `.h5` file, on whichever backend Keras runs here; see `octavo.frontends.keras.convert`.
 
+    Where Keras isn't imported yet, it stays so: the file is loaded by a process of its own.
+
     Args:
       path: the file.
       inputs, batch, name: as for a model in memory.
@@ -58,10 +61,18 @@ def convert(
       ModelFileError: the file is missing, or Keras can't load it.
       MissingDependencyError: Keras, JAX or litert-converter isn't installed.
     """
-    if keras_frontend.import_keras().config.backend() != "jax":
-        _check_exists(path)
-        return other_backends.convert(path, inputs=inputs, batch=batch, where=name or path, imports=imports)
+    _check_exists(path)
+    keras = sys.modules.get("keras")
+    if keras is None or keras.config.backend() != "jax":
+        return keras_process.convert(path, inputs=inputs, batch=batch, where=name or path, imports=imports)
     return keras_frontend.convert(load(path, imports), inputs=inputs, batch=batch, name=name or path)
+
+
+def trace(
+    path: str, *, inputs: Any, batch: int | None, name: str | None = None, imports: Sequence[str] = ()
+) -> Iterator[Traced]:
+    """Load a file and trace it on the JAX backend, which must be Keras's here; see `convert`."""
+    return keras_frontend.trace(load(path, imports), inputs=inputs, batch=batch, where=name or path)
 
 
 def load(path: str | os.PathLike[str], imports: Sequence[str] = ()) -> Any:
@@ -159,7 +170,7 @@ def _saved_by_keras_2(path: str) -> bool:
 def _repaired(path: str) -> Iterator[str]:
     """The path, or that of a copy that Keras loads, or loads faster."""
     if path.lower().endswith(".keras"):
-        with without_random(path) as copy:
+        with without_initializers(path) as copy:
             yield copy
         return
     text = _h5_text(path, "model_config")

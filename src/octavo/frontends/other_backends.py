@@ -1,44 +1,28 @@
 """A Keras model on the TensorFlow or PyTorch backend: saved, and converted by a process on the JAX backend.
 
-Keras reads its backend once per process, and a saved model holds no trace of it, so this costs a save, a load and a
-new interpreter (seconds), and nothing in this process changes. The new process imports the modules that the model's own
-classes come from, and finds them where this one does.
+Keras reads its backend once per process, and a saved model holds no trace of it, so this costs a save and a load, and
+nothing in this process changes. The other process imports the modules that the model's own classes come from.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from octavo.errors import ConversionError
-from octavo.frontends.inputs import is_single, parse_input
+from octavo.errors import ConversionError, OctavoError
+from octavo.frontends import keras_process
 from octavo.graph import Program
-
-_PROGRAM = """
-import json
-import sys
-import octavo
-job = json.loads(sys.argv[1])
-try:
-    octavo.convert(job["path"], inputs=job["inputs"], batch=job["batch"], imports=job["imports"]).save(job["out"])
-except octavo.OctavoError as error:
-    sys.exit(f"octavo: {error}")
-"""
 
 
 def convert(
-    source: Any, *, inputs: Any = None, batch: int | None = 1, where: str, imports: Sequence[str] = ()
+    model: Any, *, inputs: Any = None, batch: int | None = 1, where: str, imports: Sequence[str] = ()
 ) -> Program:
     """Convert a Keras model of another backend.
 
     Args:
-      source: a built `keras.Model` that can be saved, or the path of a saved one.
+      model: a built `keras.Model` that can be saved.
       inputs: as in `octavo.convert`.
       batch: as in `octavo.convert`.
       where: what messages call it.
@@ -47,20 +31,16 @@ def convert(
     Raises:
       ConversionError: it can't be saved, or not be loaded and converted on the JAX backend; says why.
     """
+    modules = list(dict.fromkeys([*imports, *_own_modules(model, where)]))
     with tempfile.TemporaryDirectory() as folder:
-        saved, modules = source, list(imports)
-        if not isinstance(source, str):
-            modules += _own_modules(source, where)
-            saved = _save(source, folder, where)
-        job = {
-            "path": saved,
-            "batch": batch,
-            "inputs": _as_data(inputs, where),
-            "imports": list(dict.fromkeys(modules)),
-        }
-        program = _in_another_process(job, Path(folder) / "model.tflite", where)
-    program.source = where
-    return program
+        saved = _save(model, folder, where)
+        try:
+            return keras_process.convert(saved, inputs=inputs, batch=batch, where=where, imports=modules)
+        except OctavoError as error:
+            why = str(error).replace(saved, where).removeprefix(f"{where}: ")
+            raise ConversionError(
+                f"{where} can't be converted on Keras's JAX backend, which octavo uses: {why}"
+            ) from error
 
 
 def _save(model: Any, folder: str, where: str) -> str:
@@ -86,38 +66,3 @@ def _own_modules(model: Any, where: str) -> Iterator[str]:
                 )
             if str(thing.__module__).partition(".")[0] not in ("keras", "octavo", "builtins"):
                 yield thing.__module__
-
-
-def _as_data(inputs: Any, where: str) -> Any:
-    """`inputs` as what JSON can hold: [shape, dtype] for each."""
-    if inputs is None:
-        return None
-    if isinstance(inputs, Mapping):
-        return {str(name): _entry(entry, str(name), where) for name, entry in inputs.items()}
-    entries = [inputs] if is_single(inputs) else list(inputs)
-    return [_entry(entry, str(index), where) for index, entry in enumerate(entries)]
-
-
-def _entry(entry: Any, name: str, where: str) -> list[Any]:
-    parsed = parse_input(name, entry, where)
-    return [list(parsed.shape), parsed.dtype]
-
-
-def _in_another_process(job: Mapping[str, Any], out: Path, where: str) -> Program:
-    """Run `_PROGRAM`."""
-    from octavo.tflite import read
-
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109  (an environment holds strings)
-    run = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, json.dumps({**job, "out": str(out)})],
-        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if run.returncode != 0 or not out.exists():
-        lines = [line for line in run.stderr.splitlines() if line.strip()]
-        why = (lines[-1] if lines else "no message").removeprefix("octavo: ").replace(str(job["path"]), where)
-        why = why.removeprefix(f"{where}: ")
-        raise ConversionError(f"{where} can't be converted on Keras's JAX backend, which octavo uses: {why}")
-    return read(out.read_bytes())

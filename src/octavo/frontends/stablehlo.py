@@ -49,7 +49,7 @@ def lower(
       ConversionError: an op has no LiteRT form; the message names it.
       MissingDependencyError: litert-converter isn't installed.
     """
-    api, ir, passes, stablehlo = _converter()
+    api, ir, passes, stablehlo = libraries()
     artifact = module if isinstance(module, bytes | bytearray) else module.mlir_module_serialized
     problems: list[str] = []
     with ir.Context() as context:
@@ -90,7 +90,12 @@ def _lower(
     return api.export_flatbuffer_to_bytes(module.operation)
 
 
-def _converter() -> tuple[Any, Any, Any, Any]:
+def libraries() -> tuple[Any, Any, Any, Any]:
+    """What lowers: litert-converter's own module, and those of MLIR that come with it.
+
+    Raises:
+      MissingDependencyError: it isn't installed.
+    """
     try:
         from litert_converter import converter_api_ext as api  # pyright: ignore[reportAttributeAccessIssue]
         from litert_converter.mlir import ir, passmanager
