@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -139,6 +140,8 @@ def test_asymmetric_params_are_the_formula(low: float, high: float) -> None:
         (0, 1e-42, INT8, 1 / 255, -128),
         (-1e-42, 0, INT8, 1 / 255, -128),  # counts as [0, 1]
         (-1e-42, 0, INT16, 1 / 32767, 0),
+        (-1e-37, 0, INT8, 1 / 255, -128),  # of the span a normal number, of the scale none
+        (-255 * SMALLEST_NORMAL, 0, INT8, SMALLEST_NORMAL, 127),  # just large enough
     ],
 )
 def test_known_activation_params(low: float, high: float, qtype: QType, scale: float, zero_point: int) -> None:
@@ -197,7 +200,7 @@ def test_dead_and_empty_channels_have_valid_scales() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39])
 def test_weights_must_be_finite_float32(bad: float) -> None:
-    with pytest.raises(ValueError, match="NaN, infinity"):
+    with pytest.raises(ValueError, match=r"^weights hold NaN, infinity or values beyond float32$"):
         numerics.weight_params(np.array([1.0, bad]), INT8_WEIGHT, None)
 
 
@@ -286,6 +289,7 @@ def test_codes_survive_the_round_trip(scale: float, code: int, zero_point: int) 
         (INT8, "int8"),
         (UINT8, "uint8"),
         (INT4_WEIGHT, "int8"),
+        (QType(9), "int16"),
         (INT16, "int16"),
         (INT32_BIAS, "int32"),
         (INT64_BIAS, "int64"),
@@ -306,6 +310,22 @@ def test_large_tensors_are_quantized_slab_by_slab(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(numerics, "_SLAB", 30)
     np.testing.assert_array_equal(numerics.quantize(values, params, INT8_WEIGHT), whole)
     np.testing.assert_array_equal(numerics.dequantize(whole, params), real)
+
+
+def test_slabs_bound_the_memory_in_float64() -> None:
+    values = np.ones((1 << 11, 1 << 10), np.float32)
+    params = QParams.per_tensor(0.5, 1)
+    tracemalloc.start()
+    try:
+        codes = numerics.quantize(values, params, INT8)
+        most = tracemalloc.get_traced_memory()[1] - codes.nbytes
+        tracemalloc.reset_peak()
+        real = numerics.dequantize(codes, params)
+        most_back = tracemalloc.get_traced_memory()[1] - codes.nbytes - real.nbytes
+    finally:
+        tracemalloc.stop()
+    # In one piece, each copy in float64 would be 8 bytes for each value.
+    assert most < values.size and most_back < values.size
 
 
 @pytest.mark.parametrize("values", [np.zeros((0, 3)), np.zeros(0), np.float32(1)])
@@ -350,6 +370,11 @@ def test_bias_scale_must_be_normal(a: float, b: float) -> None:
         numerics.bias_params(a, f32([b]))
 
 
+def test_bias_scales_reach_the_ends_of_the_normal_numbers() -> None:
+    ends = f32([SMALLEST_NORMAL, FLOAT32_MAX])
+    np.testing.assert_array_equal(numerics.bias_params(1.0, ends).scale, ends)
+
+
 @pytest.mark.parametrize("qtype", [INT32_BIAS, INT64_BIAS])
 @given(bias=st.floats(-1e3, 1e3, width=32), scale=st.floats(2.0**-17, 2.0**17, width=32))
 def test_bias_codes_are_exactly_rounded(qtype: QType, bias: float, scale: float) -> None:
@@ -362,6 +387,13 @@ def test_bias_codes_are_exactly_rounded(qtype: QType, bias: float, scale: float)
 def test_bias_is_never_clipped(bad: float) -> None:
     with pytest.raises(ValueError, match="no 32-bit code"):
         numerics.quantize_bias([1.0, bad], QParams.per_tensor(1.0), INT32_BIAS)
+
+
+def test_bias_codes_reach_the_ends_of_the_type() -> None:
+    codes = numerics.quantize_bias([-(2**31), 2**31 - 1], QParams.per_tensor(1.0), INT32_BIAS)
+    assert codes.tolist() == [-(2**31), 2**31 - 1]
+    with pytest.raises(ValueError, match=r"^bias 2147483648\.0 has no 32-bit code at scale 1\.0$"):
+        numerics.quantize_bias([0, 2**31], QParams.per_tensor(1.0), INT32_BIAS)
 
 
 @given(
@@ -408,9 +440,31 @@ def test_widening_saves_products_that_underflow() -> None:
     assert numerics.bias_params(1e-20, params.scale).scale[0] == pytest.approx(SMALLEST_NORMAL)
 
 
+def test_widening_stops_where_it_may() -> None:
+    # 2^-66 * 2^-60 is the smallest normal number: not an ulp more.
+    assert numerics.widen_for_bias(QParams.per_tensor(2.0**-100), 2.0**-60, None).scale[0] == 2.0**-66
+    # And up to the largest float32, here for codes of 16 bits, with which all is exact.
+    qtype = QType(16, symmetric=True)
+    needed = FLOAT32_MAX * 2.0**-20
+    largest = numerics.widen_for_bias(QParams.per_tensor(1.0), 2.0**-20, [needed * (qtype.qmax / 2)], qtype)
+    assert largest.scale[0] == np.float32(FLOAT32_MAX)
+
+
+def test_widening_takes_biases_of_any_shape_and_type() -> None:
+    params = QParams(f32([1e-12, 1e-12]), np.zeros(2), 0)
+    expected = numerics.widen_for_bias(params, 0.1, [-128.0, 1.0])
+    assert expected.scale[0] > 100 * expected.scale[1]
+    assert numerics.widen_for_bias(params, 0.1, np.array([[-128], [1]], np.int8)) == expected
+
+
 @pytest.mark.parametrize(
     ("bias", "message"),
-    [([1.0, math.nan], "NaN"), ([math.inf, 0.0], "infinite"), ([1.0], "1 biases for 2"), ([1e38, 0.0], "beyond")],
+    [
+        ([1.0, math.nan], "^a bias is NaN or infinite$"),
+        ([math.inf, 0.0], "^a bias is NaN or infinite$"),
+        ([1.0], "^1 biases for 2 weight scales$"),
+        ([1e38, 0.0], r"^a bias of 1e\+38 is beyond any weight scale for the input scale 1\.000000\S+e-30$"),
+    ],
 )
 def test_biases_that_cannot_be_held(bias: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -457,6 +511,12 @@ def test_int4_packing_round_trips_low_nibble_first(codes: np.ndarray) -> None:
     np.testing.assert_array_equal(unpacked, codes)
 
 
+def test_int4_packing_goes_row_by_row_whatever_the_integers() -> None:
+    packed = numerics.pack_int4(np.array([[1, -2, 3], [-4, 5, -6]]))
+    assert packed.tolist() == [0xE1, 0xC3, 0xA5]
+    assert numerics.unpack_int4(np.array([[0xE1], [0xC3]]), 3).tolist() == [1, -2, 3]
+
+
 def test_int4_packing_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="4 bits"):
         numerics.pack_int4(np.array([8], np.int8))
@@ -484,13 +544,15 @@ def test_float16_is_the_nearest_and_saturates(value: float) -> None:
 
 
 def test_float16_keeps_nan_infinity_and_signed_zero() -> None:
-    half = numerics.to_float16(f32([np.inf, -np.inf, np.nan, -0.0, 65520, -1e30]))
+    half = numerics.to_float16(f32([np.inf, -np.inf, np.nan, -0.0, 65520, -1e30, -1.5]))
     assert half[0] == np.inf
     assert half[1] == -np.inf
     assert np.isnan(half[2])
+    assert half[3] == 0
     assert np.signbit(half[3])
     assert half[4] == 65504
     assert half[5] == -65504
+    assert half[6] == -1.5
 
 
 # Differences
@@ -534,11 +596,34 @@ def test_differences_of_special_arrays() -> None:
     assert numerics.sqnr_db([0.0], [0.0]) == math.inf
     assert numerics.sqnr_db([0.0], [1.0]) == -math.inf
     assert math.isnan(numerics.sqnr_db([math.nan], [1.0]))
+    assert math.isnan(numerics.sqnr_db([0.0], [math.nan]))
     assert math.isnan(numerics.cosine([math.inf], [1.0]))
     assert numerics.cosine([0.0, 0.0], [0.0, 0.0]) == 1.0
     for measure in (numerics.sqnr_db, numerics.cosine):
         with pytest.raises(ValueError, match="shapes"):
             measure([1.0], [1.0, 2.0])
+
+
+def test_no_cosine_leaves_its_bounds() -> None:
+    """Of 50 vectors with themselves, and with their opposites, rounding takes some beyond 1."""
+    vectors = [np.random.default_rng(seed).normal(size=7) for seed in range(50)]
+    unclipped = [float(v @ v) / float(np.linalg.norm(v) * np.linalg.norm(v)) for v in vectors]
+    assert max(unclipped) > 1
+    assert max(numerics.cosine(v, v) for v in vectors) == 1
+    assert min(numerics.cosine(v, -v) for v in vectors) == -1
+
+
+@pytest.mark.filterwarnings("error")
+def test_extreme_numbers_come_without_warnings() -> None:
+    with np.errstate(all="warn"):
+        assert numerics.round_half_away([np.inf])[0] == np.inf
+        assert numerics.to_float16(f32([1e30, 1e-30])).tolist() == [65504, 0]
+        with pytest.raises(ValueError, match="normal float32"):
+            numerics.bias_params(1e30, f32([1e30]))
+        with pytest.raises(ValueError, match="beyond any weight scale"):
+            numerics.widen_for_bias(QParams.per_tensor(1.0), 1e-30, [1e38])
+        assert math.isnan(numerics.sqnr_db([math.inf], [math.inf]))
+        assert math.isnan(numerics.cosine([math.inf, 1.0], [0.0, 1.0]))
 
 
 # ---------------------------------------------------------------- blocks

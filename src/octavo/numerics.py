@@ -80,8 +80,7 @@ def activation_params(low: float, high: float, qtype: QType) -> QParams:
     # low * steps / span and not low / scale: [-1, 1] has its zero point exactly between two codes, and must land on
     # the same one as in TensorFlow's converter whatever float32 does to the scale.
     zero_point = round_half_away(qtype.qmin - low * steps / (high - low))
-    scale = _scales(np.array([high - low]), steps)
-    return QParams(scale, np.clip(zero_point, qtype.qmin, qtype.qmax).astype(np.int64))
+    return QParams(_scales(np.array([high - low]), steps), zero_point)
 
 
 def weight_params(weights: np.ndarray, qtype: QType, axis: int | None) -> QParams:
@@ -308,8 +307,9 @@ def widen_for_bias(
     if not short.any():
         return weight_params
     wider = _to_float32(np.where(short, needed / input_scale, scale))
-    for _ in range(4):  # float32 may have rounded the scale or the product down, by an ulp each
-        wider = np.where(_products(input_scale, wider) < needed, np.nextafter(wider, np.float32(np.inf)), wider)
+    with np.errstate(over="ignore"):  # what comes after the largest float32
+        for _ in range(4):  # float32 may have rounded the scale or the product down, by an ulp each
+            wider = np.where(_products(input_scale, wider) < needed, np.nextafter(wider, np.float32(np.inf)), wider)
     if not np.all(wider <= _FLOAT32_MAX):
         raise ValueError(f"a bias of {real.max()} is beyond any weight scale for the input scale {input_scale}")
     return QParams(wider, weight_params.zero_point, weight_params.axis)
@@ -348,9 +348,9 @@ def accumulator_fits_int32(
     positive = np.sum(codes, axis=others, where=codes > 0, dtype=np.int64)
     negative = np.sum(codes, axis=others, where=codes < 0, dtype=np.int64)
     weight_sum = positive - negative
-    room = _INT32_MAX - weight_sum * largest
+    room = _INT32_MAX - weight_sum * largest  # below 0, no bias is within it
     bias = np.zeros(1, np.int64) if bias_codes is None else np.asarray(bias_codes, np.int64)
-    return bool(np.all((room >= 0) & (bias <= room) & (bias >= -room)))
+    return bool(np.all((bias <= room) & (bias >= -room)))
 
 
 # Storage
