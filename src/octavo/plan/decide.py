@@ -81,7 +81,8 @@ def _operand_problem(op: Op, row: Row, ranges: Mapping[Tensor, Range]) -> str:
         if tensor.dtype is not DType.FLOAT32:
             return f"its operand {tensor.name!r} is {tensor.dtype.value}, not float32"
         if role in "wb" and not tensor.is_constant:
-            return f"its {'weights' if role == 'w' else 'bias'} {tensor.name!r} are computed, not constant"
+            what = f"weights {tensor.name!r} are" if role == "w" else f"bias {tensor.name!r} is"
+            return f"its {what} computed, not constant"
         if tensor.is_constant and not finite(tensor):
             return f"its constant {tensor.name!r} holds infinity, NaN or values beyond {INFINITE:g}"
         if not tensor.is_constant and (why := _range_problem(tensor, ranges)):
