@@ -104,7 +104,7 @@ def _scheme_to_dict(scheme: Scheme) -> dict[str, Any]:
         "min_elements": scheme.min_elements,
         "io": {"input": scheme.io.input, "output": scheme.io.output},
     }
-    maker = _MAKERS["float32" if scheme.kind == "float32" else scheme.kind]
+    maker = _MAKERS[scheme.kind]
     parameters = inspect.signature(maker).parameters
     # First what other defaults depend on, so that `io` is compared with the default of these very bits.
     chosen = {name: given[name] for name in parameters if name != "io" and given[name] != parameters[name].default}
