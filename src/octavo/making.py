@@ -60,7 +60,7 @@ def fitting(prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any,
 
     The samples are read again for this, so data that can be read only once leave it as it is.
     """
-    made, known = _carried(prepared, recipe, seen)
+    made, known = _carried(prepared, recipe, seen, progress=progress)
     scheme = recipe.scheme
     # Who asks for four bits knows that they are few, and wants their bytes.
     eight = scheme.kind == "integer" and all(
@@ -80,7 +80,7 @@ def fitting(prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any,
         leveled = level(prepared, calibration, progress)
         if leveled is not prepared:
             seen_leveled = observe(leveled, recipe, calibration, progress)
-            other, its_plan = _carried(leveled, recipe, seen_leveled)
+            other, its_plan = _carried(leveled, recipe, seen_leveled, progress=progress)
             if (quality := in_db(judge.noise(other.program))) > best:
                 made, known, prepared, seen, best = other, its_plan, leveled, seen_leveled, quality
     if best < ENOUGH and scheme.fallback:
@@ -153,13 +153,13 @@ def observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) -
 
 
 def _decide(
-    prepared: Model, recipe: Recipe, seen: Statistics | None, known: _Known | None = None
+    prepared: Model, recipe: Recipe, seen: Statistics | None, known: _Known | None = None, progress: bool = False
 ) -> tuple[Program, Plan]:
     """A copy of the prepared model, and the plan for it, refined, or with what was refined for a plan that is known."""
     source, program = prepared.program, prepared.program.clone()
     if seen is None:
         decided = plan(program, recipe)
-        refine(program, decided, recipe, {})
+        refine(program, decided, recipe, {}, progress)
     else:
         tensors = dict(zip(source.tensors(), program.tensors(), strict=True))
         ops = dict(zip(source.ops(), program.ops(), strict=True))
@@ -172,22 +172,22 @@ def _decide(
         decided = plan(program, recipe, chosen, observed)
         if known is not None:
             moments = {op: found for op, found in moments.items() if decided.decisions[op].precision != "int8"}
-        refine(program, decided, recipe, moments)
+        refine(program, decided, recipe, moments, progress)
         if known is not None:
             borrow(program, decided, *known)
     return program, decided
 
 
-def carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None) -> Model:
+def carry_out(prepared: Model, recipe: Recipe, seen: Statistics | None, progress: bool = False) -> Model:
     """Plan on the prepared model, refine, and apply to a copy."""
-    return _carried(prepared, recipe, seen)[0]
+    return _carried(prepared, recipe, seen, progress=progress)[0]
 
 
 def _carried(
-    prepared: Model, recipe: Recipe, seen: Statistics | None, known: _Known | None = None
+    prepared: Model, recipe: Recipe, seen: Statistics | None, known: _Known | None = None, progress: bool = False
 ) -> tuple[Model, _Known]:
     """The same, and the plan with the ops that it speaks of; with what was refined for another plan, if it is known."""
-    source, (program, decided) = prepared.program, _decide(prepared, recipe, seen, known)
+    source, (program, decided) = prepared.program, _decide(prepared, recipe, seen, known, progress)
     ops = list(program.ops())
     apply(program, decided)
     if not is_trained(source):

@@ -3,31 +3,33 @@
 Order: ranges first, for the plan's activation scales follow from them; then, op by op, weight scales, weight codes, and
 the bias, which makes up for the mean error of the codes. So codes only have to keep what varies: where there is a
 bias, they are judged by the covariance of the inputs, else by their Gram matrix. All of it looks at the float model's
-statistics only, so no op waits for another, and the errors of one aren't fitted by the next.
+statistics only, so no op waits for another, and the errors of one aren't fitted by the next. What is done for each op
+is in `layer`, and can be done on a worker; here it comes into the plan.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import numpy as np
 
 from octavo import numerics
-from octavo.algorithms import bias_correction, mse_ranges, shrinkage, weight_scales
+from octavo.algorithms import bias_correction, mse_ranges
 from octavo.algorithms.equalize import equalize
-from octavo.algorithms.rounding import Rounding
+from octavo.algorithms.layer import Chosen, Layer, Rounder, work
 from octavo.algorithms.smoothquant import groups, smooth
-from octavo.calibrate.halves import Halves, in_blocks
+from octavo.calibrate.halves import Halves
 from octavo.calibrate.observers import ChannelBounds
 from octavo.calibrate.run import Needs, Statistics
 from octavo.graph import DType, Graph, Op, Program, Tensor
+from octavo.parallel import reduce
 from octavo.passes.add_bias import complete
 from octavo.plan import Form, Plan, rescale_weights
 from octavo.qtypes import INT8, QParams, QType
 from octavo.recipe import Recipe, Scheme
-from octavo.unfold import from_matrix, scale_matrix, to_matrix, weights_of
+from octavo.unfold import from_matrix, matrix_shape, scale_matrix, to_matrix, weights_of
 
 _ROWS = 3200  # input vectors per op, from all samples together
 
@@ -113,7 +115,7 @@ def equalize_layers(
         chosen[tensor] = observed[tensor]
 
 
-def refine(program: Program, plan: Plan, recipe: Recipe, moments: Mapping[Op, Halves]) -> None:
+def refine(program: Program, plan: Plan, recipe: Recipe, moments: Mapping[Op, Halves], progress: bool = False) -> None:
     """Choose scales and codes of the weights that `plan` makes integer, and the biases that go with them.
 
     Edits `plan`, and `program` where a bias stays float or is missing: what rounding shifts, a bias puts right.
@@ -123,6 +125,7 @@ def refine(program: Program, plan: Plan, recipe: Recipe, moments: Mapping[Op, Ha
       plan: as made by `octavo.plan.plan`.
       recipe: what is asked for.
       moments: of the inputs of those ops of which there are samples; without, only scales of four bits are searched.
+      progress: show a progress bar.
     """
     schemes = {op: _scheme(op, recipe) for op in program.ops()}
     refined = {op: s for op, s in schemes.items() if s.effort != "fast" and s.weights and _weights(op, plan)}
@@ -131,14 +134,13 @@ def refine(program: Program, plan: Plan, recipe: Recipe, moments: Mapping[Op, Ha
             if op in refined and op in moments:
                 _complete_bias(graph, op, plan, refined[op])
     readers = _readers(program)
-    for op, scheme in refined.items():
-        found = _weights(op, plan)
-        assert found is not None
-        sharers = readers[found.tensor]
-        if len(sharers) == 1:
-            _refine_weights(found, plan, scheme, moments.get(op))
-        elif op is sharers[0]:
-            _refine_shared(found, sharers, plan, scheme, moments)
+    jobs = _jobs(plan, refined, moments, readers)
+    total = sum(work(*matrix_shape(job.found.op)) for job in jobs)
+    layers = (_layer(number, job, plan) for number, job in enumerate(jobs))
+    # Here the library of linear algebra uses all cores as it is; elsewhere only if somebody asks for it.
+    chosen = reduce(Rounder(), layers, total, "rounding weights", progress, moves=False)
+    for number, job in enumerate(jobs):
+        _carry_out(job, chosen[number], plan)
     for op in refined:
         if op in moments:
             _correct_bias(op, plan, moments[op], readers)
@@ -192,73 +194,94 @@ def _weights(op: Op, plan: Plan) -> _Weights | None:
     return None
 
 
-def _refine_weights(found: _Weights, plan: Plan, scheme: Scheme, moments: Halves | None) -> None:
-    """Scales (under eight bits) and codes of weights that one op alone reads."""
-    op, qtype = found.op, scheme.weights
-    assert qtype is not None
-    rounding = _rounding(found, scheme, moments)
-    if found.form.block:
-        if rounding is not None:
-            _refine_blocks(found, plan, rounding)
-        return
-    if qtype.bits < 8:  # eight bits lose more by clipping than they win
-        scales = scale_matrix(op, found.qparams.scale)
-        if rounding is None:
-            scales = weight_scales.best_scales(to_matrix(op, found.tensor.values), None, scales, qtype)
-        else:
-            scales = rounding.best_scales(scales)
-        found = _rescaled(found, plan, scheme, scales)
-    if rounding is None:
-        return
-    codes = rounding.codes(scale_matrix(op, found.qparams.scale))
-    plan.codes[found.key] = from_matrix(op, codes, found.tensor.shape)
-    if scheme.kind == "integer" and isinstance(found.key, tuple):
-        rescale_weights(op, scheme, plan, found.qparams)  # once more: whether the sums fit depends on the codes
+@dataclass
+class _Job:
+    """Weights to be rounded: as one op reads them, or as several read them alike."""
+
+    found: _Weights
+    scheme: Scheme
+    moments: Halves | None
+    shared: bool = False
 
 
-def _refine_blocks(found: _Weights, plan: Plan, rounding: Rounding) -> None:
-    """The same for weights with a scale for each block of features: those of a fully connected layer."""
-    assert isinstance(found.key, tuple)
-    block, outputs = found.form.block, len(found.tensor.values)
-    largest = found.qparams.scale.reshape(outputs, -1)
-    scales = numerics.block_scales(rounding.best_block_scales(largest, block))
-    qparams = QParams(scales, found.qparams.zero_point, found.qparams.axis)
-    plan.wants[found.key] = replace(found.form, qparams=qparams)
-    plan.codes[found.key] = rounding.codes(scales.repeat(block, axis=1)[None])[0]
+def _jobs(
+    plan: Plan, refined: Mapping[Op, Scheme], moments: Mapping[Op, Halves], readers: Mapping[Tensor, Sequence[Op]]
+) -> list[_Job]:
+    jobs = []
+    for op, scheme in refined.items():
+        found = _weights(op, plan)
+        assert found is not None
+        sharers = readers[found.tensor]
+        if len(sharers) == 1:
+            jobs.append(_Job(found, scheme, moments.get(op)))
+        elif op is sharers[0] and (together := _together(found, sharers, plan, moments)) is not None:
+            jobs.append(_Job(found, scheme, together, shared=True))
+    return jobs
 
 
-def _refine_shared(
-    found: _Weights, sharers: Sequence[Op], plan: Plan, scheme: Scheme, moments: Mapping[Op, Halves]
-) -> None:
-    """Codes of weights that several ops read alike: one set, for the inputs of all of them together."""
+def _together(found: _Weights, sharers: Sequence[Op], plan: Plan, moments: Mapping[Op, Halves]) -> Halves | None:
+    """What is known of all inputs that meet the same weights; None if the ops don't read them alike.
+
+    Then each rounds them to nearest, so that equal codes are stored once.
+    """
     alike = [_weights(op, plan) for op in sharers]
     seen = [moments[op] for op in sharers if op in moments]
     same = all(other is not None and other.form == found.form for other in alike)
-    if (
-        not same
-        or not seen
-        or found.form.block
-        or len({(op.code, part.block) for op, part in zip(sharers, seen, strict=False)}) > 1
-    ):
-        return  # each rounds them to nearest, so that equal codes are stored once
-    rounding = _rounding(found, scheme, reduce(Halves.merge, seen))
-    if rounding is not None:
-        codes = rounding.codes(scale_matrix(found.op, found.qparams.scale))
-        plan.codes[found.tensor] = from_matrix(found.op, codes, found.tensor.shape)
+    kinds = {(op.code, part.block) for op, part in zip(sharers, seen, strict=False)}
+    return functools.reduce(Halves.merge, seen) if same and seen and not found.form.block and len(kinds) == 1 else None
 
 
-def _rounding(found: _Weights, scheme: Scheme, moments: Halves | None) -> Rounding | None:
-    """None if nothing is known of the op's inputs, or they were all zero."""
-    mean, second = (None, None) if moments is None else (moments.mean(), moments.second())
-    if moments is None or mean is None or second is None or not np.isfinite(second).all():
+def _layer(number: int, job: _Job, plan: Plan) -> Layer:
+    found, op, qtype = job.found, job.found.op, job.scheme.weights
+    assert qtype is not None
+    block = found.form.block
+    scale, weights = found.qparams.scale, to_matrix(op, found.tensor.values)
+    return Layer(
+        number,
+        op.name,
+        weights,
+        scale.reshape(weights.shape[1], -1) if block else scale_matrix(op, scale),
+        qtype,
+        job.moments,
+        biased=_bias(op) is not None,
+        search=qtype.bits < 8 and not job.shared,  # eight bits lose more by clipping than they win
+        block=block,
+        bias=_room(found, job.scheme, plan),
+        thorough=job.scheme.effort == "best",
+    )
+
+
+def _room(found: _Weights, scheme: Scheme, plan: Plan) -> tuple[float, np.ndarray | None] | None:
+    """The scale of the op's input and its bias, where scales must suit them: see `rescale_weights`."""
+    facts, bias = weights_of(found.op), _bias(found.op)
+    if scheme.kind != "integer" or not isinstance(found.key, tuple) or facts is None:
         return None
-    gram = shrinkage.shrunk(moments.covariances(), moments.samples)
-    if _bias(found.op) is None:
-        rows = in_blocks(mean, moments.block)
-        gram = gram + rows[:, :, None] * rows[:, None, :]
-    assert scheme.weights is not None
-    weights = to_matrix(found.op, found.tensor.values)
-    return Rounding(weights, gram, scheme.weights, thorough=scheme.effort == "best")
+    data = plan.wants[found.op, facts.data].qparams
+    assert data is not None
+    return float(data.scale[0]), None if bias is None else bias.values
+
+
+def _carry_out(job: _Job, chosen: Chosen, plan: Plan) -> None:
+    """Write into the plan what was chosen for a layer."""
+    found, op, scheme = job.found, job.found.op, job.scheme
+    if found.form.block:
+        if chosen.scales is not None and chosen.codes is not None:
+            assert isinstance(found.key, tuple)
+            plan.wants[found.key] = replace(found.form, qparams=_with(found.qparams, chosen.scales))
+            plan.codes[found.key] = chosen.codes[0]
+        return
+    if chosen.scales is not None:
+        found = _rescaled(found, plan, scheme, chosen.scales)
+    if chosen.codes is None:
+        return
+    key = found.tensor if job.shared else found.key
+    plan.codes[key] = from_matrix(op, chosen.codes, found.tensor.shape)
+    if scheme.kind == "integer" and isinstance(key, tuple):
+        rescale_weights(op, scheme, plan, found.qparams)  # once more: whether the sums fit depends on the codes
+
+
+def _with(qparams: QParams, scales: np.ndarray) -> QParams:
+    return QParams(scales, qparams.zero_point, qparams.axis)
 
 
 def _bias(op: Op) -> Tensor | None:
@@ -268,7 +291,7 @@ def _bias(op: Op) -> Tensor | None:
 
 def _rescaled(found: _Weights, plan: Plan, scheme: Scheme, scales: np.ndarray) -> _Weights:
     """The same weights with other scales, in the plan too."""
-    qparams = QParams(scales, found.qparams.zero_point, found.qparams.axis)
+    qparams = _with(found.qparams, scales)
     if scheme.kind == "integer" and isinstance(found.key, tuple):
         rescale_weights(found.op, scheme, plan, qparams)
     elif isinstance(found.key, tuple):

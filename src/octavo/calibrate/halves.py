@@ -42,6 +42,11 @@ class Halves:
         """Number of vectors."""
         return sum(part.count for part in self.parts)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the sums take."""
+        return sum(part.nbytes for part in self.parts)
+
     def update(self, rows: np.ndarray, half: int) -> None:
         """Add one sample's vectors, (positions, groups, features), to a half: 0 or 1."""
         self.parts[half].update(rows)

@@ -174,6 +174,12 @@ class Moments:
     count: int = 0
     _waiting: dict[int, list[np.ndarray]] = field(default_factory=dict, repr=False)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the sums take."""
+        self.settle()
+        return sum(products.nbytes + total.nbytes for products, total in self.sums.values())
+
     def update(self, rows: np.ndarray) -> None:
         """Add one sample's vectors: (positions, groups, features), finite."""
         self.count += len(rows)
