@@ -216,14 +216,6 @@ def int_values(tensor: Tensor | None) -> np.ndarray | None:
     return tensor.values
 
 
-def is_float(op: Op) -> bool:
-    """Whether the op computes in plain float32: the domain of the algebra in `octavo.passes`."""
-    computed = [t for t in [*op.inputs, *op.outputs] if t is not None and not t.is_constant]
-    return any(t.dtype is DType.FLOAT32 for t in computed) and all(
-        t.qparams is None or t.dtype is not DType.INT8 for t in computed
-    )
-
-
 def has_static_shape(tensor: Tensor) -> bool:
     """Whether every dimension is known when the file is written."""
     return (tensor.has_rank or bool(tensor.shape)) and not any(n < 0 for n in tensor.shape_signature or ())

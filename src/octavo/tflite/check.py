@@ -30,8 +30,6 @@ def check_layout(buffer: memoryview) -> None:
     Raises:
       LayoutError: something points outside of the file, or there is more of it than fits into the file.
     """
-    if len(buffer) < 8:
-        raise LayoutError(f"the file has only {len(buffer)} bytes")
     walk = _Walk(buffer)
     pending = [("Model", walk.pointer(0, "the root"))]
     while pending:
