@@ -141,7 +141,6 @@ class Row:
         per tensor.
       hybrid_axis: channel dimension of those, None: one scale for all.
       blocks: whether the kernel for float activations takes int4 weights with a scale for each block of features.
-      dynamic_per_channel: whether those weights may (and then do) carry a scale per channel.
       dynamic_options: options that the dynamic kernel needs.
       needs: what else needs a newer version.
       rescale_version: version from which the int8 kernel takes scale(a) * scale(b) / scale(out) >= 1.
@@ -170,7 +169,6 @@ class Row:
     hybrid: tuple[int, ...] = ()
     hybrid_axis: int | None = None
     blocks: bool = False
-    dynamic_per_channel: bool = True
     dynamic_options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
     rescale_version: int | None = None
@@ -308,7 +306,7 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
             "BATCH_MATMUL", "am", options_type="BatchMatMulOptions",
             sample=Sample((Act((2, 3, 8)), Const((2, 8, 5)))),
             weights=Weights(1, axis=None),
-            int8=2, int16=3, dynamic=4, dynamic_per_channel=False,
+            int8=2, int16=3, dynamic=4,
             dynamic_options={"asymmetricQuantizeInputs": True},
         ),
         Row(

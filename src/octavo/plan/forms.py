@@ -136,8 +136,7 @@ def float_forms(graph: Graph, decisions: Mapping[Op, Decision], schemes: Mapping
 def _dynamic_form(op: Op, scheme: Scheme, result: Plan) -> None:
     row = OPS[op.code]
     assert scheme.weights is not None
-    axis = weight_axis(row) if row.dynamic_per_channel else None
-    weights = float_weights(op, row)
+    weights, whole = float_weights(op, row), False
     for index, tensor in enumerate(op.inputs):
         if tensor in weights and index in weight_operands(row):
             dtype = _weight_storage(op, scheme, result)
@@ -145,10 +144,10 @@ def _dynamic_form(op: Op, scheme: Scheme, result: Plan) -> None:
             if whole:
                 qparams = numerics.block_params(tensor.values, scheme.weights, scheme.block)
             else:
-                qparams = numerics.weight_params(tensor.values, scheme.weights, axis)
+                qparams = numerics.weight_params(tensor.values, scheme.weights, weight_axis(row))
             result.wants[op, index] = Form(dtype, qparams, scheme.weights, scheme.block if whole else 0)
-            if scheme.block and row.hybrid[:1] in ((), (index,)):  # once for each op
-                _note_blocks(op, row, scheme.block, whole, result)
+    if scheme.block:
+        _note_blocks(op, row, scheme.block, whole, result)
     if row.options_type is not None:
         result.options[op] = dict(row.dynamic_options)
 
@@ -167,7 +166,7 @@ def _stored_weights(op: Op, tensor: Tensor, scheme: Scheme) -> Form:
     """
     assert scheme.weights is not None
     row = OPS.get(op.code)
-    if row is None or (row.weights is None and row.hybrid_axis is None) or tensor not in float_weights(op, row):
+    if row is None or row.weights is None or tensor not in float_weights(op, row):
         return Form(DType.INT8, numerics.weight_params(tensor.values, INT8_WEIGHT, None), INT8_WEIGHT)
     dtype = DType.INT4 if scheme.weights.bits == 4 else DType.INT8
     return Form(dtype, numerics.weight_params(tensor.values, scheme.weights, weight_axis(row)), scheme.weights)
