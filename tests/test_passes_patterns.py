@@ -15,22 +15,26 @@ from octavo.passes.cancel_moves import cancel_moves
 from octavo.passes.center_first import center_first
 from octavo.passes.channels_last import channels_last
 from octavo.passes.computed_weights import computed_weights
+from octavo.passes.dequantize import dequantize
 from octavo.passes.drop_dead import drop_dead
 from octavo.passes.drop_nan_guards import drop_nan_guards
 from octavo.passes.fix_shapes import fix_shapes, held_shapes
 from octavo.passes.fold_constants import fold_constants
 from octavo.passes.fold_pad import fold_pad
 from octavo.passes.fold_scales import fold_scales
+from octavo.passes.fold_scaling import fold_scaling
 from octavo.passes.fold_transpose import fold_transpose
 from octavo.passes.hoist_channelwise import hoist_channelwise
 from octavo.passes.pin_arguments import pin_arguments
 from octavo.passes.pipeline import normalise
+from octavo.passes.recognise_embedding import recognise_embedding
 from octavo.passes.recognise_pools import recognise_pools
 from octavo.passes.recognise_prelu import recognise_prelu
 from octavo.passes.recognise_relu import recognise_relu
 from octavo.passes.recognise_softmax import recognise_softmax
 from octavo.passes.scale_channels import scale_channels
 from octavo.passes.spell_out import spell_out
+from octavo.qtypes import QParams
 from test_passes import IMAGE, SAME, VALID, binary, branching, codes, linear, looping, number, rewritten, run, transpose
 
 ROWS = (2, 3, 5)
@@ -728,3 +732,127 @@ class TestFixShapes:
         program = b.program(b.unary("ABS", b.input("x", (1, 3)), "y"))
         fix_shapes(program, (1, 3))
         assert program.main.inputs[0].shape == (1, 3) and codes(program) == ["ABS"]
+
+
+def lookup(spoil: str = "") -> Program:
+    """jax.numpy.take as the converter spells it: wrapped, guarded, NaN outside."""
+    b = Builder()
+    table, ids = b.weights("table", 7, 4), b.input("ids", (2, 3), DType.INT32)
+    rows = 8 if spoil == "another number of rows" else 7
+
+    def ints(name: str, value: object) -> Tensor:
+        return b.const(name, np.array(value, np.int32))
+
+    def compare(code: str, x: Tensor, bound: Tensor, name: str) -> Tensor:
+        options = "".join(part.title() for part in code.split("_")) + "Options"
+        return b.op(code, [x, bound], name, x.shape, options, dtype=DType.BOOL)
+
+    if spoil == "not wrapped":
+        wrapped = ids
+    else:
+        negative = compare("LESS", ids, ints("zero", 0), "negative")
+        moved = b.op("ADD", [ids, ints("n", rows if spoil != "another wrap" else 5)], "moved", (2, 3), "AddOptions",
+                     dtype=DType.INT32)  # fmt: skip
+        plain = b.input("other", (2, 3), DType.INT32) if spoil == "another index" else ids
+        wrapped = b.op("SELECT_V2", [negative, moved, plain], "wrapped", (2, 3), dtype=DType.INT32)
+    index = b.op("RESHAPE", [wrapped, ints("column", (2, 3, 1))], "index", (2, 3, 1), "ReshapeOptions",
+                 dtype=DType.INT32)  # fmt: skip
+    looked_up = b.op("GATHER_ND", [table, index], "found", (2, 3, 4), "GatherNdOptions")
+    low = compare("GREATER_EQUAL", index, ints("least", 0), "low")
+    checked = b.input("elsewhere", (2, 3, 1), DType.INT32) if spoil == "another is checked" else index
+    high = compare("LESS_EQUAL", checked, ints("most", rows - 1), "high")
+    both = low
+    if spoil != "one bound":
+        both = b.op("LOGICAL_AND", [low, high], "both", (2, 3, 1), "LogicalAndOptions", dtype=DType.BOOL)
+    inside = b.op("REDUCE_ALL", [both, ints("axis", [2])], "inside", (2, 3), "ReducerOptions", dtype=DType.BOOL)
+    guard = b.op("RESHAPE", [inside, ints("wide", (2, 3, 1))], "guard", (2, 3, 1), "ReshapeOptions", dtype=DType.BOOL)
+    filling = b.const("nan", np.full((2, 3, 4), np.nan if spoil != "another filling" else 0, np.float32))
+    out = b.op("SELECT_V2", [guard, looked_up, filling], "out", (2, 3, 4))
+    return b.program(out, *([looked_up] if spoil == "given out" else []))
+
+
+class TestRecogniseEmbedding:
+    @pytest.mark.parametrize("spoil", ["", "not wrapped"])
+    def test_a_guarded_look_up(self, spoil: str) -> None:
+        program = lookup(spoil)
+        ids = np.array([[0, 6, 3], [1, 1, 5]], np.int32)
+        before = run_on(program, [ids])
+        notes = recognise_embedding(program)
+        verify(program)
+        assert codes(program) == ["GATHER"]
+        assert notes == [
+            "'out' looks up rows 0 to 6: other indices, which in Keras and JAX count from the end or give NaN, are an "
+            "error here"
+        ]
+        np.testing.assert_array_equal(run_on(program, [ids])[0], before[0])
+
+    @pytest.mark.parametrize(
+        "spoil", ["another number of rows", "another filling", "another is checked", "one bound", "given out"]
+    )
+    def test_another_guard_stays(self, spoil: str) -> None:
+        program = lookup(spoil)
+        assert recognise_embedding(program) == []
+        assert codes(program)[-1] == "SELECT_V2"
+
+    @pytest.mark.parametrize("spoil", ["another wrap", "another index"])
+    def test_another_wrap_stays_in_front(self, spoil: str) -> None:
+        """The guard says that the index is inside: what made it is its own affair."""
+        program = lookup(spoil)
+        assert len(recognise_embedding(program)) == 1
+        assert codes(program) == ["LESS", "ADD", "SELECT_V2", "GATHER"]
+
+    @pytest.mark.parametrize("constant", [True, False])
+    @pytest.mark.parametrize("last", [1, 2])
+    def test_a_plain_look_up(self, constant: bool, last: int) -> None:
+        b = Builder()
+        places = np.array([[0, 1], [6, 3]], np.int32)[:, :last]
+        if constant:
+            index = b.const("index", places)
+        else:
+            flat = b.input("ids", (2 * last,), DType.INT32)
+            index = b.op("RESHAPE", [flat, b.const("s", np.array([2, last], np.int32))], "index", (2, last),
+                         "ReshapeOptions", dtype=DType.INT32)  # fmt: skip
+        shape = (2, 4) if last == 1 else (2,)
+        y = b.op("GATHER_ND", [b.weights("table", 7, 4), index], "y", shape, "GatherNdOptions")
+        program = b.program(binary(b, "ADD", y, b.input("x", shape), "out"))
+        ids = [] if constant else [places.reshape(-1)]
+        arrays = [*ids, np.ones(shape, np.float32)]
+        before = run_on(program, arrays)
+        recognise_embedding(program)
+        verify(program)
+        assert ("GATHER" in codes(program)) == (last == 1)
+        np.testing.assert_array_equal(run_on(program, arrays)[0], before[0])
+
+    def test_indices_of_another_shape_stay(self) -> None:
+        b = Builder()
+        flat = b.input("ids", (6,), DType.INT32)
+        index = b.op("RESHAPE", [flat, b.const("s", np.array([2, 3, 1], np.int32))], "index", (2, 3, 1),
+                     "ReshapeOptions", dtype=DType.INT32)  # fmt: skip
+        program = b.program(b.op("GATHER_ND", [b.weights("table", 7, 4), index], "y", (2, 3, 4), "GatherNdOptions"))
+        recognise_embedding(program)
+        assert codes(program) == ["RESHAPE", "GATHER_ND"]
+
+
+class TestDequantizeRefuses:
+    def test_shuffled_weights(self) -> None:
+        b = Builder()
+        program = b.program(b.dense(b.input("x", (1, 16)), "dense", 16))
+        kernel = program.main.ops[0].inputs[1]
+        assert kernel is not None
+        kernel.dtype, kernel.qparams = DType.INT8, QParams.per_tensor(0.1)
+        kernel.data = np.zeros(256, np.uint8)
+        program.main.ops[0].options = {"weightsFormat": 1}
+        with pytest.raises(RecipeError) as caught:
+            dequantize(program)
+        assert str(caught.value) == (
+            "FULLY_CONNECTED 'dense' can't be brought back to float: its weights are shuffled for one kernel"
+        )
+
+
+class TestInputScaling:
+    def test_an_input_of_integers_has_no_scale_to_choose(self) -> None:
+        b = Builder()
+        program = b.program(b.op("ABS", [b.input("ids", (2,), DType.INT32)], "y", (2,), dtype=DType.INT32))
+        with pytest.raises(RecipeError) as caught:
+            fold_scaling(program, 0.0, 255.0)
+        assert str(caught.value) == "input 'ids' is int32: only a float32 input has a scale to choose"
