@@ -587,6 +587,56 @@ class TestForms:
         assert made.outputs == {(program.main, values): FLOAT}
 
 
+class TestRecurrent:
+    def test_an_svdf(self) -> None:
+        b = Builder()
+        program = b.program(svdf(b))
+        op, state = program.main.ops[0], program.main.inputs.pop()
+        program.signatures[0].inputs.pop()
+        state.is_variable = True
+        x, features, time = inputs(program)[:3]
+        ranges = {x: (-1.0, 2.0), state: (-6.0, 5.0), op.outputs[0]: (0.0, 3.0)}
+        made = plan(program, octavo.integer(), ranges)
+        assert made.decisions[op] == Decision("SVDF 'out'", "SVDF", "int8")
+        ten_bits = replace(INT8_WEIGHT, bits=10)
+        assert made.wants == {
+            (op, 0): activation(),
+            (op, 1): Form(DType.INT8, numerics.weight_params(features.values, INT8_WEIGHT, None), INT8_WEIGHT),
+            (op, 2): Form(DType.INT16, numerics.weight_params(time.values, ten_bits, None), ten_bits),
+        }
+        assert made.stores == {op.outputs[0]: activation(0, 3), state: activation(-6, 5, 16)}
+        assert made.intermediates == {op: []}
+
+    def test_an_lstm(self) -> None:
+        """Four gates, each with weights for the input and for the output before, and a bias."""
+        b = Builder()
+        x = b.input("x", (1, 2, 6))
+        weights = [b.weights(f"w{i}", 4, 6 if i < 5 else 4) for i in range(1, 9)]
+        biases = [b.weights(f"b{i}", 4) for i in range(4)]
+        states = [b.graph.add_tensor(Tensor(name, DType.FLOAT32, (1, 4), is_variable=True)) for name in ("h", "c")]
+        operands = [x, *weights, None, None, None, *biases, None, None, *states]
+        out = b.op("UNIDIRECTIONAL_SEQUENCE_LSTM", operands, "out", (1, 2, 4),
+                   "UnidirectionalSequenceLSTMOptions", fusedActivationFunction=4)  # fmt: skip
+        program = b.program(out)
+        op = program.main.ops[0]
+        made = plan(program, octavo.integer(), {x: (-1.0, 2.0), out: (-0.5, 0.75), states[1]: (-3.0, 2.0)})
+        data, given = activation(), activation(-0.5, 0.75)
+        assert data.qparams is not None
+        for index, kernel in enumerate(weights, start=1):
+            scale = numerics.weight_params(kernel.values, INT8_WEIGHT, None)
+            assert made.wants[op, index] == Form(DType.INT8, scale, INT8_WEIGHT)
+            if index < 5:
+                bias = numerics.bias_params(float(data.qparams.scale[0]), scale.scale)
+                assert made.wants[op, 11 + index] == Form(DType.INT32, bias, INT32_BIAS)
+        assert made.stores == {
+            out: given,
+            states[0]: given,
+            states[1]: Form(DType.INT16, QParams.per_tensor(2**-13), INT16),
+        }
+        inside = Form(DType.INT16, QParams.per_tensor(2**-12))
+        assert made.intermediates == {op: [inside] * 4 + [Form(DType.INT8, given.qparams)]}
+
+
 class TestFourBits:
     @pytest.mark.parametrize(
         ("code", "bits", "stored", "words"),
