@@ -106,6 +106,24 @@ def recurrent():
     return write(program([x], [y], [op]))
 
 
+def rows(in_main):
+    """(4, 2), size -> as many of its rows, and all of them doubled; in the main subgraph, or in that of a signature."""
+    x, y, doubled = floats("x", 4, 2), floats("y", 1, 2, dynamic=True), floats("doubled", 4, 2)
+    size, begin = Tensor("size", DType.INT32, (2,)), _shape(0, 0)
+    ops = [
+        Op("SLICE", [x, begin, size], [y], {}, "SliceOptions"),
+        Op("ADD", [x, x], [doubled], {"fusedActivationFunction": 0}, "AddOptions"),
+    ]
+    model = program([x, size], [y, doubled], ops)
+    if not in_main:
+        other = model.main
+        a, b = floats("a", 1, 2), floats("b", 1, 2)
+        model.graphs.insert(0, Graph("main", [a, b], [a], [b], [Op("ABS", [a], [b])]))
+        named = [("x", x), ("size", size)], [("y", y), ("doubled", doubled)]
+        model.signatures.append(Signature("other", *named, other))
+    return model
+
+
 def no_batch():
     """(4,) -> (): the sum."""
     x, y = floats("x", 4), floats("y")
@@ -181,6 +199,17 @@ class TestSession:
         assert found["w"].tolist() == [[2, 3]]
         with pytest.raises(RunError, match="no signature 'no': it has 'absolute', 'both'"):
             Session(data, signature="no")
+
+    @pytest.mark.parametrize("signature", [None, "other"])
+    def test_an_output_without_elements(self, signature):
+        """As a detector gives out that found nothing; LiteRT itself raises an error there."""
+        session = Session(write(rows(signature is None)), signature=signature)
+        x = np.arange(8, dtype=np.float32).reshape(4, 2)
+        for count in (0, 3, 0):
+            y, doubled = session.invoke([x, np.array([count, 2], np.int32)])
+            np.testing.assert_array_equal(y, x[:count])
+            assert y.shape == (count, 2) and y.dtype == np.float32
+            np.testing.assert_array_equal(doubled, 2 * x)
 
     def test_dynamic_dimension_resizes(self):
         session = Session(dense(dynamic=True))

@@ -93,6 +93,40 @@ def looping() -> Program:
     return program
 
 
+def collecting() -> Program:
+    """Three times: x = dense(x) + x, and all three are given out: row i of `kept` is replaced, as converters do it.
+
+    The rows before the first and behind the last are tensors without elements.
+    """
+    program = looping()
+    main, body = program.main, program.graphs[2]
+    kept = main.add_tensor(Tensor("kept", DType.FLOAT32, ()))
+    kept.set_values(np.zeros((3, 6), np.float32))
+    loop = main.ops[0]
+    loop.inputs.append(kept)
+    loop.outputs.append(main.add_tensor(Tensor("rows", DType.FLOAT32, (3, 6))))
+    main.outputs.append(loop.outputs[-1])
+    program.signatures[0].outputs.append(("rows", loop.outputs[-1]))
+    program.graphs[1].inputs.append(program.graphs[1].add_tensor(Tensor("kept", DType.FLOAT32, (3, 6))))
+    b = Builder()
+    b.graph = body
+    old, count, (y, after) = b.input("kept", (3, 6)), body.inputs[1], body.outputs
+    zero, six, rest = (b.const(f"n{n}", np.array(n, np.int32)) for n in (0, 6, -1))
+
+    def rows(name: str, begin: Tensor, size: Tensor, shape: tuple[int, int]) -> Tensor:
+        ends = [
+            b.op("PACK", pair, f"{name}/{i}", (2,), "PackOptions", dtype=DType.INT32, valuesCount=2, axis=0)
+            for i, pair in enumerate(([begin, zero], [size, six]))
+        ]
+        made = b.op("SLICE", [old, *ends], name, shape, "SliceOptions")
+        made.shape_signature = (-1, 6)
+        return made
+
+    parts = [rows("before", zero, count, (0, 6)), y, rows("behind", after, rest, (2, 6))]
+    body.outputs.append(b.op("CONCATENATION", parts, "all", (3, 6), "ConcatenationOptions", axis=0))
+    return program
+
+
 def recurrent() -> Program:
     """One UNIDIRECTIONAL_SEQUENCE_LSTM with five units over six inputs, its state in variable tensors."""
     b = Builder()
@@ -107,12 +141,12 @@ def recurrent() -> Program:
     return b.program(b.dense(b.reshape(y, "last", (1, 5)), "out", 3))
 
 
-PROGRAMS = {"variables": streaming, "ring": ring, "lstm": recurrent, "while": looping}
+PROGRAMS = {"variables": streaming, "ring": ring, "lstm": recurrent, "while": looping, "rows": collecting}
 
 
 def outputs(model: Model, kernels: str) -> np.ndarray:
     session = Session(bytes(model), kernels=kernels)
-    return np.stack([next(iter(session.run([x]).values())) for x in STEPS])
+    return np.stack([np.concatenate([y.ravel() for y in session.run([x]).values()]) for x in STEPS])
 
 
 @pytest.mark.parametrize("kernels", ["xnnpack", "builtin"])

@@ -42,6 +42,8 @@ _RESOLVERS: dict[str, str] = {
     "reference": "BUILTIN_REF",
 }
 
+_EMPTY = "Invalid tensor size"  # what LiteRT says when it is asked for a tensor without elements
+
 
 @dataclass(frozen=True, eq=False)
 class Port:
@@ -183,9 +185,9 @@ class Session:
             for p, array in zip(self.inputs, arrays, strict=True):
                 interpreter.set_tensor(p.index, array)
             interpreter.invoke()
-            return [interpreter.get_tensor(p.index) for p in self.outputs]
         except (ValueError, RuntimeError) as error:
             raise self._refused("can't run it", error) from None
+        return self._results()
 
     @property
     def interpreter(self) -> Any:
@@ -212,8 +214,23 @@ class Session:
         try:
             results = self.entry.runner(**{p.name: a for p, a in zip(self.inputs, arrays, strict=True)})
         except (ValueError, RuntimeError) as error:
-            raise self._refused("can't run it", error) from None
+            if _EMPTY not in str(error):
+                raise self._refused("can't run it", error) from None
+            return self._results()  # it ran, and its runner stumbled over an output
         return [results[p.name] for p in self.outputs]
+
+    def _results(self) -> list[np.ndarray]:
+        """The outputs, once it ran. LiteRT doesn't give out a tensor without elements, such as no boxes found."""
+        found = []
+        for p in self.outputs:
+            try:
+                found.append(self._interpreter.get_tensor(p.index, self.entry.subgraph))
+            except (ValueError, RuntimeError) as error:
+                shape = self.entry.shape_of(p.index, self._interpreter)
+                if _EMPTY not in str(error) or 0 not in shape:
+                    raise self._refused("can't run it", error) from None
+                found.append(np.zeros(shape, p.dtype))
+        return found
 
     def _load(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType

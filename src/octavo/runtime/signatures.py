@@ -27,12 +27,19 @@ class Entry:
       key: the signature's name, None if the model has none.
       inputs, outputs: pairs of unique name and LiteRT's details of the tensor.
       runner: LiteRT's signature runner for a subgraph other than the main one, else None.
+      subgraph: the number of the subgraph.
     """
 
     key: str | None
     inputs: tuple[tuple[str, dict[str, Any]], ...]
     outputs: tuple[tuple[str, dict[str, Any]], ...]
     runner: Any = None
+    subgraph: int = 0
+
+    def shape_of(self, index: int, interpreter: Any) -> tuple[int, ...]:
+        """The present shape of the output with this tensor index."""
+        listed = interpreter.get_output_details() if self.runner is None else self.runner.get_output_details().values()
+        return next(tuple(int(n) for n in record["shape"]) for record in listed if record["index"] == index)
 
 
 def read_signatures(data: bytes) -> list[SignatureNames]:
@@ -99,6 +106,7 @@ def _other_subgraph(interpreter: Any, signature: SignatureNames) -> Entry:
         in_file_order(runner.get_input_details(), signature.inputs),
         in_file_order(runner.get_output_details(), signature.outputs),
         runner,
+        signature.subgraph,
     )
 
 
