@@ -18,10 +18,10 @@ CORE_TESTS := numerics quantize passes tflite verify versions calibration_data a
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help coverage test-torch bench bench-speed bench-qat bench-scaling demo docs test test-slow zoo fuzz lint format types check largest lock audit clean
+.PHONY: help coverage test-torch bench bench-speed bench-qat bench-scaling bench-zoo demo docs test test-slow zoo fuzz lint format types check largest lock audit clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Train on MNIST, quantize it each way, evaluate, print the table; the files go to octavo-demo/
 	@$(BIN)/octavo demo $(ARGS)
@@ -46,7 +46,7 @@ coverage: $(INSTALLED) ## Branch coverage of the core, by the tests that are abo
 zoo: $(INSTALLED) ## Quantize the models that wheels on PyPI carry, each way, and write docs/zoo.md
 	@$(BIN)/python tools/zoo.py --out docs/zoo.md $(ARGS)
 
-bench: $(INSTALLED) ## Compare with ai-edge-quantizer; ARGS="--model model.tflite --data samples.npz"
+bench: $(INSTALLED) ## Compare with all peers on MNIST; on another model: ARGS="--model model.tflite --data samples.npz"
 	@$(BIN)/python bench/accuracy.py $(ARGS)
 
 bench-speed: $(INSTALLED) ## Time whole conversions, and what they write, next to TFLiteConverter and ai-edge-quantizer
@@ -57,6 +57,9 @@ bench-scaling: $(INSTALLED) ## Measure how time and memory grow, and write docs/
 
 bench-qat: $(INSTALLED) ## Time a training step with the device's rounding, next to tfmot's
 	@$(BIN)/python bench/qat_step.py $(ARGS)
+
+bench-zoo: $(INSTALLED) ## Time what octavo and ai-edge-quantizer make of the zoo's models, on the same runtime
+	@$(BIN)/python bench/zoo_latency.py $(ARGS)
 
 fuzz: $(INSTALLED) ## Read 3,000 damaged files; ARGS="--files 100000" for many, a folder for more models to start from
 	@$(BIN)/python tools/fuzz.py $(ARGS)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +15,36 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 
 
-def environment(name: str, packages: Sequence[str]) -> str:
-    """A Python that has `packages`, in an environment of its own under bench/.peers; installs it the first time."""
+class Failed(SystemExit):
+    """Something that a benchmark needs failed: it ends with this message, unless it can do without and catches it."""
+
+
+def environment(name: str, packages: Sequence[str], pythons: Sequence[str] = ()) -> str:
+    """A Python that has `packages`, in an environment of its own under bench/.peers; installs it the first time.
+
+    `pythons` are the versions that the packages are for, if they aren't for all: ("3.11", "3.12").
+    """
     folder = HERE / ".peers" / name
     python, done = folder / "bin" / "python", folder / ".installed"
-    if not done.exists():
+    wanted = "\n".join(packages)
+    if not done.exists() or done.read_text() != wanted:
         print(f"Installing {', '.join(packages)} into {folder}", flush=True)
-        venv.create(folder, with_pip=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-        done.touch()
+        run([interpreter(name, pythons), "-m", "venv", "--clear", str(folder)])
+        run([str(python), "-m", "pip", "install", "--quiet", *packages])
+        done.write_text(wanted)
     return str(python)
+
+
+def interpreter(name: str, versions: Sequence[str]) -> str:
+    """A Python of one of these versions: the one that runs, or one on the path; any, if no version is given."""
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if not versions or running in versions:
+        return sys.executable
+    for version in versions:
+        found = shutil.which(f"python{version}")
+        if found and not subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:
+            return found
+    raise Failed(f"{name} needs Python {' or '.join(versions)}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +58,7 @@ class Process:
 
 
 def run(command: Sequence[str], settings: Mapping[str, str] | None = None) -> Process:
-    """Run a command to its end; leaves the benchmark with the command's last line if it fails."""
+    """Run a command to its end; raises `Failed` with the command's last line if it fails."""
     start = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(settings or {})}
@@ -49,7 +69,7 @@ def run(command: Sequence[str], settings: Mapping[str, str] | None = None) -> Pr
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"{' '.join(command[:3])} ... failed: {lines[-1]}")
+        raise Failed(f"{' '.join(command[:3])} ... failed: {lines[-1]}")
     return Process(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, lines[-1])
 
 

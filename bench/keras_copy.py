@@ -11,7 +11,7 @@ import numpy as np
 from octavo.graph import Op, Tensor
 from octavo.model import Model
 
-KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MEAN", "RESHAPE")
+KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MEAN", "RESHAPE", "MAX_POOL_2D")
 
 
 def why_not(model: Model) -> str:
@@ -36,19 +36,22 @@ def write(model: Model, path: Path) -> None:
     ops, weights = [], {}
     for number, op in enumerate(graph.ops):
         inputs = [tensor for tensor in op.inputs if tensor is not None and not tensor.is_constant]
+        code, kernel = op.code, _operand(op, 1).values if op.code in KINDS[:3] else None
+        if code == "DEPTHWISE_CONV_2D" and kernel.shape[3] == (op.options or {})["depthMultiplier"]:
+            # Of one channel: a plain convolution, as its author wrote it.
+            code, kernel = "CONV_2D", kernel.transpose(3, 1, 2, 0)
         ops.append(
             {
-                "code": op.code,
+                "code": code,
                 "options": {key: value for key, value in (op.options or {}).items() if isinstance(value, int)},
                 "inputs": [numbers[tensor] for tensor in inputs],
                 "output": numbers[op.outputs[0]],
                 "shape": list(op.outputs[0].shape),
             }
         )
-        if op.code in KINDS[:3]:
-            kernel = _operand(op, 1).values
+        if kernel is not None:
             bias = op.inputs[2] if len(op.inputs) > 2 else None
-            channels = kernel.shape[3 if op.code == "DEPTHWISE_CONV_2D" else 0]
+            channels = kernel.shape[3 if code == "DEPTHWISE_CONV_2D" else 0]
             weights[f"{number}/kernel"] = kernel
             weights[f"{number}/bias"] = np.zeros(channels, np.float32) if bias is None else bias.values
     spec: dict[str, Any] = {

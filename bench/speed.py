@@ -10,6 +10,7 @@ turns. The tables are printed, and written into docs/benchmarks.md between their
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -126,10 +127,12 @@ def from_tflite(network: str, folder: Path, peers: str, rounds: int) -> list[lis
         for effort in ("fast", "balanced"):
             out = str(folder / f"{network}-{effort}-direct.tflite")
             found[effort].append(run([sys.executable, "-c", OCTAVO, source, str(folder / "samples.npy"), out, effort]))
-        script = str(HERE / "ai_edge_quantizer_static.py")
-        out = str(folder / f"{network}-edge.tflite")
-        found["peer"].append(run([peers, script, source, str(folder / "samples.npy"), out], QUIET))
-    told = {name: [float(process.said) for process in processes] for name, processes in found.items()}
+        out = folder / f"{network}-edge"
+        out.mkdir(exist_ok=True)
+        script = str(HERE / "ai_edge_quantizer_recipes.py")
+        found["peer"].append(run([peers, script, source, str(folder / "samples.npz"), str(out), "W8A8"], QUIET))
+    told = {name: [float(process.said) for process in found[name]] for name in ("fast", "balanced")}
+    told["peer"] = [json.loads(process.said)["W8A8"] for process in found["peer"]]
     lines = []
     for effort in ("fast", "balanced"):
         pairs = zip(told[effort], told["peer"], strict=True)
@@ -142,7 +145,8 @@ def from_tflite(network: str, folder: Path, peers: str, rounds: int) -> list[lis
 
 def latency(network: str, folder: Path) -> list[str]:
     """Milliseconds of one image on XNNPACK, the files in turns."""
-    files = {name: octavo.load(folder / f"{network}-{name}.tflite") for name in ("balanced", "tf", "edge")}
+    files = {name: folder / f"{network}-{name}.tflite" for name in ("balanced", "tf")}
+    files["edge"] = folder / f"{network}-edge" / "W8A8.tflite"
     found = measure(files)
     ours = found["balanced"].median
     cells = [f"{found[name].median:.2f}" for name in files]
