@@ -66,6 +66,24 @@ def test_the_function_stays_the_same(act: int, last: str) -> None:
     assert numerics.sqnr_db(want, got) > 100
 
 
+def test_layers_without_a_bias() -> None:
+    b = Builder(4)
+    sizes = 10.0 ** b.rng.uniform(-1.5, 1.5, 32)
+    x = b.reshape(b.input("image", (1, 8, 8, 4)), "flat", (1, 256))
+    for name, kernel in (
+        ("first", b.rng.normal(size=(32, 256)) * sizes[:, None]),
+        ("second", b.rng.normal(size=(5, 32)) / sizes),
+    ):
+        operands = [x, b.const(f"{name}/kernel", kernel.astype(np.float32)), None]
+        x = b.op("FULLY_CONNECTED", operands, name, (1, len(kernel)), "FullyConnectedOptions")
+    program = b.program(x)
+    copy, tensors = changed(program, smooth(16, 1))
+    assert [tensor.name for tensor in tensors] == ["first"]
+    assert [op.inputs[2:] for op in copy.main.ops[1:]] == [[None], [None]]
+    want, got = (octavo.Runner(Model(made)).predict(smooth(16, 2)) for made in (program, copy))
+    assert numerics.sqnr_db(want, got) > 100
+
+
 def test_the_channels_are_alike_afterwards() -> None:
     program = inverted_bottleneck(True)
 

@@ -9,6 +9,7 @@ import octavo
 from graphs import Builder
 from octavo import numerics
 from octavo.graph import Program
+from octavo.judgement import better_in_float
 from octavo.model import Model
 
 RNG = np.random.default_rng(0)
@@ -73,6 +74,20 @@ def test_inputs_of_one_size_are_integers() -> None:
     model = Model(b.program(b.dense(b.unary("LOG", y, "log"), "head", 4)))
     small = octavo.quantize(model, octavo.integer(), RNG.normal(size=(32, 1, 16)).astype(np.float32))
     assert not kept(small)
+
+
+def test_what_nobody_saw_is_not_judged() -> None:
+    """A range that only follows from others says nothing about the smallest value."""
+    b = Builder()
+    x = b.input("x", (1, 16))
+    program = b.program(b.unary("LOG", x, "log"))
+    op = program.main.ops[0]
+    assert better_in_float(program.main, {op: 8}, {}, False) == {}
+    reason = "its smallest inputs are less than a step of 8 bits, and it magnifies them"
+    assert better_in_float(program.main, {op: 8}, {x: (1e-6, 1.0)}, False) == {op: reason}
+    # 1 / (2 * 256 * low) is a sixteenth for low = 1/32.
+    assert better_in_float(program.main, {op: 8}, {x: (1 / 32, 1.0)}, False) == {}
+    assert op in better_in_float(program.main, {op: 8}, {x: (0.9 / 32, 1.0)}, False)
 
 
 def sigmoid_at_the_end(reader: bool = False) -> Program:

@@ -95,6 +95,31 @@ def test_an_activation_that_others_see_is_left_alone(case: str) -> None:
     assert list(groups(program, program.main)) == []
 
 
+@pytest.mark.parametrize("case", ["another width", "a reshape that something else reads"])
+def test_layers_that_dont_read_channels_are_left_alone(case: str) -> None:
+    b = Builder()
+    made = b.op("ADD", [b.input("x", (2, 8)), b.const("beta", np.ones(8, np.float32))], "made", (2, 8), "AddOptions")
+    if case == "another width":  # two rows at a time: a feature is no channel
+        b.op("FULLY_CONNECTED", [made, b.weights("kernel", 4, 16), None], "out", (1, 4), "FullyConnectedOptions")
+    else:
+        rows = b.reshape(made, "rows", (1, 2, 8))
+        b.unary("ABS", rows, "out")
+    program = b.program(b.graph.ops[-1].outputs[0])
+    assert list(groups(program, program.main)) == []
+
+
+def test_nothing_moves_where_nothing_woke_or_no_layer_is_to_change() -> None:
+    program = normalized(40.0)
+    before = bytes(Model(program))
+    seen = collect(program, ROWS[:8], needs=needs(program, Recipe(octavo.integer()), 8))
+    assert smooth(program, lambda op: None, dict(seen.moments), seen.channels, dict(seen.ranges)) == []
+    for group in groups(program, program.main):
+        for tensor in group.made:
+            seen.channels[tensor].low = seen.channels[tensor].high = np.zeros(WIDTH)
+    assert smooth(program, lambda op: INT8_WEIGHT, dict(seen.moments), seen.channels, dict(seen.ranges)) == []
+    assert bytes(Model(program)) == before
+
+
 def test_channels_are_observed_only_where_something_can_be_smoothed() -> None:
     recipe = Recipe(octavo.integer())
     assert needs(normalized(1.0), recipe).channels

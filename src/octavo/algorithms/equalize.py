@@ -145,8 +145,7 @@ def _pairs(program: Program, type_of: Callable[[Op], QType | None], moments: dic
 def _changeable(op: Op, readers: dict[Tensor, list[Op]]) -> bool:
     """Whether the op alone reads its weights and its bias."""
     facts = weights_of(op)
-    if facts is None:
-        return False
+    assert facts is not None, "ops whose moments are known have weights"
     own = [op.inputs[facts.index], _bias(op, facts)]
     return all(tensor is None or (tensor.is_constant and len(readers[tensor]) == 1) for tensor in own)
 
