@@ -767,6 +767,9 @@ class TestDynamicForms:
         made = plan(program, octavo.dynamic_range(8))
         dense, add = program.main.ops
         assert made.wants[dense, 1].dtype is DType.INT8 and made.wants[add, 0] == FLOAT
+        dense.inputs[0] = c
+        made = plan(program, octavo.dynamic_range(8))
+        assert made.wants[dense, 1].dtype is DType.INT8 and made.wants[dense, 0] == FLOAT
 
 
 class TestBorders:
@@ -852,6 +855,12 @@ class TestRequest:
         refused = [(r.op, r.reason, r.remedy) for r in caught.value.refusals]
         why = ("LiteRT has no integer kernel for it", "replace it by ops that have one")
         assert refused == [("SIN 'sine'", *why), ("COS 'out'", *why)] and caught.value.where == called
+
+    @pytest.mark.parametrize("bits", [8, 16])
+    def test_integer_only_takes_integers(self, bits: int) -> None:
+        program = unary("ABS")
+        made = plan(program, octavo.integer(fallback=False, activations=bits), seen(program))
+        assert made.decisions[program.main.ops[0]].precision == f"int{bits}"
 
     def test_integer_only_takes_ops_without_floats(self) -> None:
         b = Builder()
