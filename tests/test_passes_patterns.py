@@ -53,23 +53,7 @@ def reduction(b: Builder, code: str, x: Tensor, axes: list[int], name: str, keep
 
 
 class TestChannelsLast:
-    def test_borders_are_turned_and_values_are_the_same(self) -> None:
-        b = Builder()
-        x = b.input("x", (1, 4, 6, 8))
-        other = b.input("other", (3, 5))
-        y = b.conv(transpose(b, x, [0, 2, 3, 1], "last"), "conv", 5)
-        program = b.program(transpose(b, y, [0, 3, 1, 2], "y"), b.unary("ABS", other, "z"))
-        arrays = [np.random.default_rng(0).normal(size=t.shape).astype(np.float32) for t in program.main.inputs]
-        before = run_on(program, arrays)
-        notes = channels_last(program)
-        verify(program)
-        assert notes == ["channels last: x, y"]
-        assert codes(program) == ["CONV_2D", "ABS"]  # both transposes met another and went
-        assert [(t.name, t.shape) for t in program.main.inputs] == [("x", (1, 6, 8, 4)), ("other", (3, 5))]
-        assert [(name, t.shape) for name, t in program.signatures[0].outputs] == [("y", (1, 6, 8, 5)), ("z", (3, 5))]
-        after = run_on(program, [arrays[0].transpose(0, 2, 3, 1), arrays[1]])
-        np.testing.assert_array_equal(after[0].transpose(0, 3, 1, 2), before[0])
-        np.testing.assert_array_equal(after[1], before[1])
+    """More in test_layout.py."""
 
     def test_dynamic_sizes_change_places_too(self) -> None:
         b = Builder()
@@ -78,11 +62,6 @@ class TestChannelsLast:
         program = b.program(b.unary("ABS", x, "y"))
         channels_last(program)
         assert program.main.inputs[0].shape_signature == (-1, -1, 8, 4)
-
-    def test_nothing_to_move(self) -> None:
-        b = Builder()
-        program = b.program(b.unary("ABS", b.input("x", ROWS), "y"))
-        assert channels_last(program) == [] and codes(program) == ["ABS"]
 
     def test_what_is_input_and_output_stays(self) -> None:
         b = Builder()
@@ -162,24 +141,11 @@ class TestFoldTranspose:
         program = b.program(reduction(b, "MEAN", turned, [2, 3], "out"), b.unary("ABS", turned, "abs"))
         assert rewritten(program, fold_transpose) == ["TRANSPOSE", "MEAN", "ABS"]
 
-    def dense(self, order: list[int], *also: str) -> Program:
+    def test_a_flattened_image_that_is_read_elsewhere_stays(self) -> None:
         b = Builder()
-        turned = transpose(b, b.input("x", IMAGE if order[0] == 0 else (6, 1, 8, 4)), order, "first")
-        flat = b.reshape(turned, "flat", (1, 192))
-        kernel = b.weights("kernel", 5, 192)
-        outs = [b.op("FULLY_CONNECTED", [flat, kernel, None], "out", (1, 5), "FullyConnectedOptions")]
-        if "flat" in also:
-            outs.append(b.unary("ABS", flat, "abs"))
-        if "kernel" in also:
-            outs.append(b.unary("ABS", kernel, "abs"))
-        return b.program(*outs)
-
-    def test_a_dense_layer(self) -> None:
-        assert rewritten(self.dense([0, 3, 1, 2]), fold_transpose) == ["RESHAPE", "FULLY_CONNECTED"]
-
-    @pytest.mark.parametrize(("order", "also"), [([1, 0, 3, 2], ""), ([0, 3, 1, 2], "flat"), ([0, 3, 1, 2], "kernel")])
-    def test_a_dense_layer_that_stays(self, order: list[int], also: str) -> None:
-        assert rewritten(self.dense(order, also), fold_transpose)[:3] == ["TRANSPOSE", "RESHAPE", "FULLY_CONNECTED"]
+        flat = b.reshape(transpose(b, b.input("x", IMAGE), [0, 3, 1, 2], "first"), "flat", (1, 192))
+        program = b.program(b.dense(flat, "out", 5), b.unary("ABS", flat, "abs"))
+        assert rewritten(program, fold_transpose) == ["TRANSPOSE", "RESHAPE", "FULLY_CONNECTED", "ABS"]
 
 
 class TestRecogniseSoftmax:
