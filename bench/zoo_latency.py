@@ -37,7 +37,7 @@ import zoo
 
 PEER, OURS, DEFAULT = EDGE.name, "octavo", "octavo, float in and out"
 BOTH = ("octavo ms", "peer ms", "ratio")
-QUALITY = ("octavo dB", "peer dB", "octavo: ops off XNNPACK", "peer: ops off XNNPACK")
+QUALITY = ("octavo dB", "peer dB", "octavo, not on XNNPACK", "peer, not on XNNPACK")
 TITLES = {
     "W8A8": ("model", *BOTH, "octavo, float in and out: ms", "ratio", *QUALITY),
     "dynamic range": ("model", *BOTH, *QUALITY),
@@ -143,8 +143,8 @@ def judge(
 
 
 def off(delegation: Delegation | None) -> str:
-    """How many ops XNNPACK leaves to LiteRT's own kernels, of how many."""
-    return "" if delegation is None else f"{delegation.ops - delegation.delegated} of {delegation.ops}"
+    """Which ops XNNPACK leaves to LiteRT's own kernels."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(delegation.left.items())) if delegation else ""
 
 
 def outputs(content: bytes, samples: Sequence[Mapping[str, np.ndarray]]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ LiteRT's Python interface has no per-op profile, so there is none here.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -39,10 +39,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Delegation:
-    """How many ops of the main subgraph there are, and how many XNNPACK runs."""
+    """How many ops of the main subgraph there are, how many XNNPACK runs, and which kinds it leaves to LiteRT."""
 
     ops: int
     delegated: int
+    left: Mapping[str, int] = field(default_factory=dict)  # kind -> how many
 
     @property
     def share(self) -> float:
@@ -181,4 +182,5 @@ def delegation(session: Session) -> Delegation | None:
             if maker is not None and maker not in taken:
                 taken.add(maker)
                 waiting += [tensor for tensor in listed[maker][1] if tensor not in borders]
-    return Delegation(sum(name != "DELEGATE" for name, _, _ in listed), len(taken))
+    kinds = [name for i, (name, _, _) in enumerate(listed) if name != "DELEGATE" and i not in taken]
+    return Delegation(len(kinds) + len(taken), len(taken), Counter(kinds))
