@@ -13,17 +13,33 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
+# What pip installs into the environment of that name.
+PACKAGES = {
+    "ai-edge-quantizer": ("ai-edge-quantizer==0.10.0",),
+    "tensorflow": ("tensorflow==2.21.0",),
+    "onnx2tf": ("onnx2tf==1.29.24",),
+    "mct": ("model-compression-toolkit==2.6.1", "tensorflow==2.15.1"),
+    "qat": (
+        "tensorflow-model-optimization==0.8.1",
+        "tensorflow==2.21.0",
+        "tf_keras==2.21.0",
+        "six",
+        "setuptools<81",
+    ),
+    "speed": ("tensorflow==2.21.0", "ai-edge-quantizer==0.10.0", "keras==3.15.1"),
+}
 
 
 class Failed(SystemExit):
     """Something that a benchmark needs failed: it ends with this message, unless it can do without and catches it."""
 
 
-def environment(name: str, packages: Sequence[str], pythons: Sequence[str] = ()) -> str:
-    """A Python that has `packages`, in an environment of its own under bench/.peers; installs it the first time.
+def environment(name: str, pythons: Sequence[str] = ()) -> str:
+    """A Python with PACKAGES[name], in an environment of its own under bench/.peers; installs it the first time.
 
     `pythons` are the versions that the packages are for, if they aren't for all: ("3.11", "3.12").
     """
+    packages = PACKAGES[name]
     folder = HERE / ".peers" / name
     python, done = folder / "bin" / "python", folder / ".installed"
     wanted = "\n".join(packages)

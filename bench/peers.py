@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras_copy
 import numpy as np
-from common import HERE, Failed, environment, run
+from common import HERE, PACKAGES, Failed, environment, run
 
 import octavo
 from octavo import numerics
@@ -21,12 +21,11 @@ COPIED = 80.0  # decibels at least between the network and what a peer's float32
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer: packages in an environment of its own, and the script that runs there.
+    """A peer: an environment of its own, and the script that runs there.
 
     Attributes:
       name: in the tables.
-      folder: its environment, under bench/.peers.
-      packages: what pip installs there.
+      environment: its name in `common.PACKAGES`.
       script: in this folder; peer_side.py says how it is called.
       copied: it starts from a copy of the network (`keras_copy`), else from the `.tflite` file.
       pythons: the versions of Python that it is for, if not for all.
@@ -34,39 +33,23 @@ class Peer:
     """
 
     name: str
-    folder: str
-    packages: tuple[str, ...]
+    environment: str
     script: str
     copied: bool = True
     pythons: tuple[str, ...] = ()
     together: bool = False
 
 
-EDGE = Peer(
-    "ai-edge-quantizer", "ai-edge-quantizer", ("ai-edge-quantizer==0.10.0",), "ai_edge_quantizer_recipes.py", False
-)
-CONVERTER = Peer("TFLiteConverter", "tensorflow", ("tensorflow==2.21.0",), "tflite_converter.py")
-ONNX2TF = Peer(
-    "onnx2tf", "onnx2tf", ("onnx2tf==1.29.24",), "onnx2tf_integer.py", pythons=("3.11", "3.12"), together=True
-)
-MCT = Peer(
-    "Sony MCT",
-    "mct",
-    ("model-compression-toolkit==2.6.1", "tensorflow==2.15.1"),
-    "mct_ptq.py",
-    pythons=("3.11", "3.10"),
-)
-TFMOT = Peer(
-    "tfmot",
-    "qat",
-    ("tensorflow-model-optimization==0.8.1", "tensorflow==2.21.0", "tf_keras==2.21.0", "six", "setuptools<81"),
-    "tfmot_qat.py",
-)
+EDGE = Peer("ai-edge-quantizer", "ai-edge-quantizer", "ai_edge_quantizer_recipes.py", copied=False)
+CONVERTER = Peer("TFLiteConverter", "tensorflow", "tflite_converter.py")
+ONNX2TF = Peer("onnx2tf", "onnx2tf", "onnx2tf_integer.py", pythons=("3.11", "3.12"), together=True)
+MCT = Peer("Sony MCT", "mct", "mct_ptq.py", pythons=("3.11", "3.10"))
+TFMOT = Peer("tfmot", "qat", "tfmot_qat.py")
 
 
 def releases(listed: Iterable[Peer]) -> str:
     """The packages that the peers are, for the text above a table."""
-    return ", ".join(f"{peer.name} ({' '.join(peer.packages[:2])})" for peer in listed)
+    return ", ".join(f"{peer.name} ({' '.join(PACKAGES[peer.environment][:2])})" for peer in listed)
 
 
 @dataclass(frozen=True)
@@ -104,7 +87,7 @@ def make(peer: Peer, model: Model, samples: Mapping[str, np.ndarray], modes: Seq
 def call(peer: Peer, source: Path, folder: Path, modes: Sequence[str]) -> dict[str, Made]:
     """Run the peer's script on samples.npz in `folder`."""
     try:
-        python = environment(peer.folder, peer.packages, peer.pythons)
+        python = environment(peer.environment, peer.pythons)
         said = run(
             [python, str(HERE / peer.script), str(source), str(folder / "samples.npz"), str(folder), *modes]
         ).said

@@ -18,9 +18,8 @@ import sys
 import time
 from typing import Any
 
-from common import environment, table, write_section
+from common import PACKAGES, environment, table, write_section
 
-PEERS = ("tensorflow-model-optimization==0.8.1", "tensorflow==2.21.0", "tf_keras==2.21.0", "six", "setuptools<81")
 BATCH, STEPS, ROUNDS = 32, 200, 7
 
 
@@ -33,7 +32,7 @@ def main() -> None:
         print(json.dumps(measure(*(ours() if arguments.child == "octavo" else theirs()))))
         return
     rows = []
-    for name, python in (("octavo", sys.executable), ("tfmot", arguments.peers or environment("qat", PEERS))):
+    for name, python in (("octavo", sys.executable), ("tfmot", arguments.peers or environment("qat"))):
         rows.append((name, apart(name, python)))
         print(rows[-1], flush=True)
     write(rows)
@@ -102,7 +101,7 @@ def measure(keras: Any, model: Any, aware: Any) -> dict[str, float]:
 def write(rows: list[tuple[str, dict[str, float]]]) -> None:
     about = (
         f"Milliseconds of a training step on MNIST's shapes, batch {BATCH}, least of {ROUNDS} rounds of {STEPS} steps, "
-        f"one run; octavo on JAX, tfmot: {', '.join(PEERS[:3])}. Made by `make bench-qat`."
+        f"one run; octavo on JAX, tfmot: {', '.join(PACKAGES['qat'][:3])}. Made by `make bench-qat`."
     )
     lines = [(name, *(f"{t[what]:.2f}" for what in ("float", "aware", "ratio"))) for name, t in rows]
     write_section("qat step", f"{about}\n\n{table(('', 'float ms', 'aware ms', 'ratio'), lines)}")

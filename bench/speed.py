@@ -18,13 +18,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import HERE, Process, environment, run, table, write_section
+from common import HERE, PACKAGES, Process, environment, run, table, write_section
 
 import octavo
 from octavo.runtime.latency import measure
 
 NETWORKS = ("MobileNetV2", "EfficientNetB0", "ResNet50")
-PACKAGES = ("tensorflow==2.21.0", "ai-edge-quantizer==0.10.0", "keras==3.15.1")
 SAMPLES = 20
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 
@@ -55,7 +54,7 @@ print(time.perf_counter() - start)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peers", help="a Python that has " + ", ".join(PACKAGES))
+    parser.add_argument("--peers", help="a Python that has " + ", ".join(PACKAGES["speed"]))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--prepare", nargs=2, metavar=("NETWORK", "FOLDER"), help=argparse.SUPPRESS)
@@ -63,7 +62,7 @@ def main() -> None:
     if arguments.prepare:
         prepare(arguments.prepare[0], Path(arguments.prepare[1]))
         return
-    peers = arguments.peers or environment("speed", PACKAGES)
+    peers = arguments.peers or environment("speed")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # In processes of their own: the peak memory of a child counts what its parent held when it was started.
@@ -154,7 +153,7 @@ def latency(network: str, folder: Path) -> list[str]:
 
 
 def write(rounds: int, of_keras: list[list[str]], of_tflite: list[list[str]], latencies: list[list[str]]) -> None:
-    about = f"{SAMPLES} samples, {rounds} rounds in turns. Made by `make bench-speed`; {', '.join(PACKAGES)}."
+    about = f"{SAMPLES} samples, {rounds} rounds in turns. Made by `make bench-speed`; {', '.join(PACKAGES['speed'])}."
     ours = (f"{effort} {what}" for effort in ("fast", "balanced") for what in ("s", "times faster", "MB"))
     found = table(("whole process", *ours, "TFLiteConverter s", "MB"), of_keras)
     write_section("speed keras", f"From a `.keras` file to an int8 `.tflite` file. {about}\n\n{found}")

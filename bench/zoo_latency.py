@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from common import HERE, table, write_section
-from peers import EDGE, call
+from peers import EDGE, call, releases
 
 import octavo
 from octavo import numerics, tflite
@@ -180,7 +180,7 @@ def write(mode: str, found: Mapping[str, Mapping[str, Any]]) -> None:
     median = f"Median ratio {np.median(ratios):.2f}, largest {max(ratios):.2f}. " if ratios else ""
     about = (
         f"{ABOUT[mode].format(samples=zoo.SAMPLES)} Median milliseconds of an invocation, one thread, XNNPACK, files "
-        f"in turns; a ratio below 1 says that octavo's file is faster. The peer: {EDGE.packages[0]}. {median}Made by "
+        f"in turns; a ratio below 1 says that octavo's file is faster. The peer: {releases([EDGE])}. {median}Made by "
         "`make bench-zoo`."
     )
     lost = "\n".join(["", "Not compared:", "", *missing]) if missing else ""
