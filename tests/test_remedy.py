@@ -14,7 +14,8 @@ from octavo.graph import Program
 from octavo.making import prepare
 from octavo.model import Model
 from octavo.passes.level_channels import KEY
-from octavo.remedy import ENOUGH, Judge
+from octavo.plan import plan
+from octavo.remedy import ENOUGH, Judge, sensitive
 
 RNG = np.random.default_rng(0)
 
@@ -105,6 +106,48 @@ def test_a_rule_is_kept() -> None:
     rule = octavo.Rule(octavo.integer(), name="sum")
     small = octavo.quantize(Model(cancelling()), octavo.Recipe(octavo.integer(), (rule,)), samples())
     assert "sum" not in {d.op.split("'")[1] for d in small.summary().in_float}
+
+
+def test_floats_that_gain_next_to_nothing_are_not_worth_it() -> None:
+    """The sum is rounded whatever its readers are."""
+    rule = octavo.Rule(octavo.integer(), name="sum")
+    small = octavo.quantize(Model(cancelling()), octavo.Recipe(octavo.integer(), (rule,)), samples())
+    assert not small.summary().in_float
+
+
+def test_the_neighbours_of_what_has_to_be_integer_gain_nothing_in_float() -> None:
+    class Fixed(Judge):
+        def noise(self, program: Program, count: int = 0) -> np.ndarray:
+            rounded = next(op.inputs[0] for op in program.main.ops if op.code == "QUANTIZE")
+            return np.array([0.001 if rounded is None or rounded.name == "head" else 0.9])
+
+    program = prepare(Model(plain())).program
+    decided = plan(program, octavo.Recipe(octavo.integer()), dict.fromkeys(program.tensors(), (-1.0, 1.0)))
+    first, head = program.main.ops
+    judge = Fixed([], [[np.zeros(1)]])
+    assert sensitive(program, decided, {first, head}, judge, lambda ops: np.zeros(1)) == {first, head}
+    assert sensitive(program, decided, {head}, judge, lambda ops: np.zeros(1)) == set()
+
+
+@pytest.mark.parametrize("target", ["tflm", "xnnpack"])
+def test_channels_are_leveled_for_a_target(target: str) -> None:
+    model, data = Model(uneven(1000)), samples()
+    small = octavo.quantize(model, target=target, calibration=data)
+    assert KEY in dict(small.program.metadata) and octavo.check(small, target).ok
+    assert any("with channels scaled" in note for note in small.notes)
+    fast = octavo.quantize(model, octavo.integer(effort="fast"), data, target=target)
+    assert quality(model, small, data) > quality(model, fast, data) + 6
+
+
+def test_the_sensitive_ops_stay_in_float_on_a_target_that_takes_floats() -> None:
+    model, data = Model(cancelling()), samples()
+    small = octavo.quantize(model, target="xnnpack", calibration=data)
+    assert octavo.check(small, "xnnpack").ok and quality(model, small, data) > ENOUGH
+    assert {d.op for d in small.summary().in_float if "measured" in d.reason} == {"FULLY_CONNECTED 'hidden'"}
+    assert small.summary().counts["int8"] > 0, "only what is sensitive"
+    device = octavo.quantize(model, target="ethosu55", calibration=data)
+    assert octavo.check(device, "ethosu55").ok and quality(model, device, data) < ENOUGH
+    assert any("8 bits leave the worst output" in note for note in device.notes)
 
 
 def test_data_that_is_read_once_is_said_so() -> None:

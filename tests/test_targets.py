@@ -186,6 +186,13 @@ class TestQuantizeForTarget:
         assert {d.kind for d in small.decisions if d.precision == "float32"} == {"ADD"}
         assert octavo.check(small, "xnnpack").ok
 
+    @pytest.mark.parametrize("code", ["HARD_SWISH", "GELU", "RELU_0_TO_1"])
+    def test_sixteen_bits_are_spelled_out(self, code: str) -> None:
+        asked = octavo.integer(activations=16, fallback=False, io="int16")
+        small = octavo.quantize(network(code), asked, X, target="tflm")
+        assert small.integer_only and octavo.check(small, "tflm").ok
+        assert code not in [op.code for op in small.program.ops()]
+
     def test_neither_recipe_nor_target(self) -> None:
         with pytest.raises(RecipeError, match=r"pass a recipe such as .*, or a target"):
             octavo.quantize(network(), calibration=X)

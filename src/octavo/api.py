@@ -147,7 +147,7 @@ def quantize(
         return carry_out(prepared, wanted, None)
     prepared = spelled(prepared, wanted)
     seen = observe(prepared, wanted, calibration, progress)
-    return fitting(prepared, wanted, seen, calibration, progress)
+    return fitting(prepared, wanted, seen, calibration, progress)[1]
 
 
 def variants(
@@ -183,6 +183,6 @@ def variants(
             continue
         if recipe.needs_ranges:
             seen = observe(prepared, Recipe(integer()), calibration, progress) if seen is None else seen
-            yield name, fitting(prepared, recipe, seen, calibration, progress)
+            yield name, fitting(prepared, recipe, seen, calibration, progress)[1]
         else:
             yield name, carry_out(prepared, recipe, None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,29 @@ from octavo.passes.spell_out_int16 import spell_out_int16
 from octavo.plan import Plan, plan
 from octavo.qtypes import INT8, INT8_WEIGHT
 from octavo.ranges import spread
-from octavo.recipe import Recipe, Rule, weight_only
-from octavo.remedy import ENOUGH, Judge, borrow, in_db, sensitive
+from octavo.recipe import Recipe, Rule, Scheme, weight_only
+from octavo.remedy import ENOUGH, WORTH, Judge, borrow, in_db, sensitive
 from octavo.text import printable
 
 _Known = tuple[list[Op], Plan]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a result has to keep to besides its recipe. These are nobody's; `octavo.targets.fit` has those of a target.
+
+    Attributes:
+      amend: what has to be asked for instead, given the float program, the recipe and what it made of the program.
+      floats: the scheme of an op that is to stay in float; None: it mustn't.
+      keeps: whether a program keeps to them.
+    """
+
+    amend: Callable[[Program, Recipe, Program], Recipe] = lambda program, recipe, made: recipe
+    floats: Callable[[Op], Scheme | None] = lambda op: weight_only()
+    keeps: Callable[[Program], bool] = lambda program: True
+
+
+_NO_TERMS = Terms()
 
 
 def prepare(model: Model) -> Model:
@@ -55,12 +74,37 @@ def spelled(prepared: Model, recipe: Recipe) -> Model:
     return Model(program, notes=prepared.notes, path=prepared.path) if spell_out_int16(program, recipe) else prepared
 
 
-def fitting(prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any, progress: bool) -> Model:
-    """What `recipe` makes of `prepared`, or something better where that is poor; see `octavo.remedy`.
+def fitting(
+    prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any, progress: bool, terms: Terms = _NO_TERMS
+) -> tuple[Recipe, Model]:
+    """What `recipe`, as the terms amend it, makes of `prepared`, or something better where that is poor.
 
-    The samples are read again for this, so data that can be read only once leave it as it is.
+    See `octavo.remedy`. The samples are read again for this, so data that can be read only once leave it as it is.
     """
+    recipe, made, known = _amended(prepared, recipe, seen, terms, progress)
+    return recipe, _improved(made, known, prepared, recipe, seen, calibration, progress, terms)
+
+
+def _amended(
+    prepared: Model, recipe: Recipe, seen: Statistics, terms: Terms, progress: bool
+) -> tuple[Recipe, Model, _Known]:
     made, known = _carried(prepared, recipe, seen, progress=progress)
+    wanted = terms.amend(prepared.program, recipe, made.program)
+    if wanted is not recipe:
+        made, known = _carried(prepared, wanted, seen, progress=progress)
+    return wanted, made, known
+
+
+def _improved(
+    made: Model,
+    known: _Known,
+    prepared: Model,
+    recipe: Recipe,
+    seen: Statistics,
+    calibration: Any,
+    progress: bool,
+    terms: Terms,
+) -> Model:
     scheme = recipe.scheme
     # Who asks for four bits knows that they are few, and wants their bytes.
     eight = scheme.kind == "integer" and all(
@@ -80,11 +124,11 @@ def fitting(prepared: Model, recipe: Recipe, seen: Statistics, calibration: Any,
         leveled = level(prepared, calibration, progress)
         if leveled is not prepared:
             seen_leveled = observe(leveled, recipe, calibration, progress)
-            other, its_plan = _carried(leveled, recipe, seen_leveled, progress=progress)
-            if (quality := in_db(judge.noise(other.program))) > best:
+            _, other, its_plan = _amended(leveled, recipe, seen_leveled, terms, progress)
+            if terms.keeps(other.program) and (quality := in_db(judge.noise(other.program))) > best:
                 made, known, prepared, seen, best = other, its_plan, leveled, seen_leveled, quality
     if best < ENOUGH and scheme.fallback:
-        made, best = _spared(made, best, known, prepared, recipe, seen, judge)
+        made, best = _spared(made, best, known, prepared, recipe, seen, judge, terms)
     if first >= ENOUGH:
         return made
     found = f"8 bits leave the worst output {first:.1f} dB on {len(judge.rows)} of the samples"
@@ -103,12 +147,20 @@ def level(prepared: Model, calibration: Any, progress: bool) -> Model:
 
 
 def _spared(
-    made: Model, best: float, known: _Known, prepared: Model, recipe: Recipe, seen: Statistics, judge: Judge
+    made: Model,
+    best: float,
+    known: _Known,
+    prepared: Model,
+    recipe: Recipe,
+    seen: Statistics,
+    judge: Judge,
+    terms: Terms,
 ) -> tuple[Model, float]:
     """`made`, of `best` dB, or the same with the most sensitive ops in float, if that is better; and its dB."""
     program, decided = _decide(prepared, recipe, seen, known)
     may = {op for op in program.main.ops if recipe.scheme_of(op.keys) is recipe.scheme}
     may = {op for op in may if decided.decisions[op].precision == "int8"}
+    floats = {op: scheme for op in may if (scheme := terms.floats(op)) is not None}
     built: dict[frozenset[Op], tuple[Model, np.ndarray]] = {}
 
     def without(ops: set[Op]) -> tuple[Model, np.ndarray]:
@@ -116,16 +168,16 @@ def _spared(
 
         Weights and biases are borrowed: choosing them is most of the work, and they don't change.
         """
-        rules = tuple(Rule.exactly(weight_only(), op.keys[0]) for op in may if op in ops)
+        rules = tuple(Rule.exactly(floats[op], op.keys[0]) for op in program.main.ops if op in ops)
         if frozenset(ops) not in built:
             asked = replace(recipe, rules=recipe.rules + rules)
             tried = _carried(prepared, asked, seen, known)[0]
             built[frozenset(ops)] = tried, judge.noise(tried.program)
         return built[frozenset(ops)]
 
-    kept = sensitive(program, decided, may, judge, lambda ops: without(ops)[1])
+    kept = sensitive(program, decided, set(floats), judge, lambda ops: without(ops)[1])
     better, noise = without(kept)
-    if (quality := in_db(noise)) <= best:
+    if (quality := in_db(noise)) < best + WORTH or not terms.keeps(better.program):
         return made, best
     names = {op.name for op in kept}
     reason = "measured: rounding to 8 bits here costs the outputs too much"

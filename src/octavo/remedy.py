@@ -34,6 +34,7 @@ from octavo.tflite import write
 from octavo.unfold import weights_of
 
 ENOUGH = 18.0  # dB
+WORTH = 1.0  # dB that ops in float have to gain, because they cost time and bytes
 _PROBES = 16  # samples on which models are measured
 _SINGLE = 3  # samples on which single activations are
 _ROUNDS = 3
@@ -113,8 +114,12 @@ def sensitive(
       measure: the noise on the outputs if these ops stay in float.
     """
     graph = program.main
-    alone = {tensor: judge.noise(_rounded(program, tensor, q), _SINGLE) for tensor, q in _rounding(graph, plan).items()}
-    bound = {tensor: _bound_to(tensor, graph) & integer for tensor in alone}
+    rounded = _rounding(graph, plan)
+    bound = {tensor: _bound_to(tensor, graph) for tensor in rounded}
+    # Where one of them has to be integer, the activation is rounded whatever the others are.
+    held = {op for op in graph.ops if plan.decisions[op].precision == "int8"} - integer
+    bound = {tensor: ops & integer for tensor, ops in bound.items() if not ops & held}
+    alone = {tensor: judge.noise(_rounded(program, tensor, rounded[tensor]), _SINGLE) for tensor in bound}
     allowed = np.full(len(judge.wanted[0]), 10 ** (-ENOUGH / 10))
     best: tuple[float, set[Op]] = (np.inf, set())
     aim = allowed.copy()

@@ -13,7 +13,7 @@ from typing import Any
 
 from octavo.errors import NotIntegerError, TargetError
 from octavo.graph import DType, Op, Program, Tensor
-from octavo.making import carry_out, observe
+from octavo.making import Terms, carry_out, fitting, observe, spelled
 from octavo.model import Model
 from octavo.passes.apply import apply
 from octavo.passes.fix_shapes import dynamic_inputs, fix_shapes, held_shapes
@@ -55,17 +55,30 @@ def quantize_for(
     Raises:
       TargetError: it can't be done; as far as types and sizes tell, before anything is calibrated.
     """
-    model = _closed(model, target)
+    model = spelled(_closed(model, target), Recipe.of(request or target.scheme))
     recipe = fit(model.program, target, request)
-    seen = observe(model, recipe, calibration, progress) if recipe.needs_ranges or calibration is not None else None
-    made = carry_out(model, recipe, seen)
-    floats = _floats(model.program, made.program, target) if recipe.scheme.fallback else ()
-    if floats:
-        recipe = replace(recipe, rules=(*recipe.rules, *floats))
-        made = carry_out(model, recipe, seen)
+    if recipe.needs_ranges or calibration is not None:
+        seen = observe(model, recipe, calibration, progress)
+        recipe, made = fitting(model, recipe, seen, calibration, progress, _terms(target))
+    else:
+        made = carry_out(model, recipe, None)
     found = [finding for _, finding in target_findings(made.program, target)]
     _raise(found, f"{model.name or 'the model'}, quantized, doesn't run in full on {target.name}")
     return recipe, made
+
+
+def _terms(target: Target) -> Terms:
+    """What a result has to keep to, so that a target runs it in full."""
+
+    def amend(program: Program, recipe: Recipe, made: Program) -> Recipe:
+        floats = _floats(program, made, target) if recipe.scheme.fallback else ()
+        return replace(recipe, rules=(*recipe.rules, *floats)) if floats else recipe
+
+    return Terms(
+        amend,
+        floats=lambda op: keep_float() if "float32" in target.forms(op.code) else None,
+        keeps=lambda program: not any(target_findings(program, target)),
+    )
 
 
 def _closed(model: Model, target: Target) -> Model:
