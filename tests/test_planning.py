@@ -607,6 +607,16 @@ class TestRecurrent:
         assert made.stores == {op.outputs[0]: activation(0, 3), state: activation(-6, 5, 16)}
         assert made.intermediates == {op: []}
 
+    def test_a_state_that_no_data_reached(self) -> None:
+        b = Builder()
+        program = b.program(svdf(b))
+        state = program.main.inputs[-1]
+        state.is_variable = True
+        ranges = {t: r for t, r in seen(program).items() if t is not state}
+        assert decided(program, octavo.integer(), ranges)[0].reason == (
+            "no calibration data reached the state of SVDF 'out'"
+        )
+
     def test_an_lstm(self) -> None:
         """Four gates, each with weights for the input and for the output before, and a bias."""
         b = Builder()

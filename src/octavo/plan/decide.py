@@ -22,7 +22,7 @@ def decide(op: Op, scheme: Scheme, ranges: Mapping[Tensor, Range]) -> Decision:
         assert scheme.activations is not None
         precision = f"int{scheme.activations.bits}"
         why = why_not_integer(op, scheme.activations.bits, ranges)
-        return Decision(op.name, op.code, precision) if why is None else in_float(op, scheme, *why[1:])
+        return Decision(op.name, op.code, precision) if why is None else in_float(op, scheme, *why)
     if scheme.kind == "dynamic_range":
         return _decide_dynamic(op, scheme)
     if scheme.kind in ("float16", "weight_only") and any(storable(t, scheme) for t in float_constants(op)):
@@ -52,25 +52,21 @@ def _decide_dynamic(op: Op, scheme: Scheme) -> Decision:
     return Decision(op.name, op.code, "dynamic")
 
 
-def why_not_integer(op: Op, bits: int, ranges: Mapping[Tensor, Range]) -> tuple[str, str, str] | None:
-    """("float32", reason, remedy) if `op` has no right integer form, else None."""
-
-    def stay(reason: str, remedy: str = "") -> tuple[str, str, str]:
-        return "float32", reason, remedy
-
+def why_not_integer(op: Op, bits: int, ranges: Mapping[Tensor, Range]) -> tuple[str, str] | None:
+    """(reason, remedy) if `op` has no right integer form, else None."""
     row = OPS.get(op.code)
     if row is None:
         kind = "a custom op" if op.code == "CUSTOM" else "not an op that octavo can make integer"
-        return stay(kind, "replace it, or allow float for it with integer(fallback=True)")
+        return kind, "replace it, or allow float for it with integer(fallback=True)"
     if row.version(bits) is None:
         default = f"LiteRT has no int{bits} kernel for it"
-        return stay(row.because.get(f"int{bits}", default), "replace it by ops that have one")
+        return row.because.get(f"int{bits}", default), "replace it by ops that have one"
     if why := recurrent.why_not_integer(op, ranges):
-        return stay(why)
-    if op.option("fusedActivationFunction", 0) in (4, 5) and op.code not in LAYOUTS:
-        return stay("its fused activation (tanh or sign) has no integer kernel", "apply the activation as its own op")
+        return why, ""
+    if op.option("fusedActivationFunction") in (4, 5) and op.code not in LAYOUTS:
+        return "its fused activation (tanh or sign) has no integer kernel", "apply the activation as its own op"
     problem = _operand_problem(op, row, ranges)
-    return stay(problem) if problem else None
+    return (problem, "") if problem else None
 
 
 def _operand_problem(op: Op, row: Row, ranges: Mapping[Tensor, Range]) -> str:

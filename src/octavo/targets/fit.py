@@ -194,5 +194,5 @@ def _refusal(op: Op, target: Target, recipe: Recipe, ranges: dict[Tensor, _Range
     why = why_not_integer(op, scheme.activations.bits, ranges)
     if why is None or (recipe.scheme.fallback and "float32" in target.forms(op.code)):
         return None
-    _, reason, remedy = why
+    reason, remedy = why
     return Finding(op.name, op.code, "", "float32", reason, remedy or "replace it, or cut the model before it")
