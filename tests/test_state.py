@@ -8,9 +8,11 @@ import pytest
 import octavo
 from graphs import Builder
 from octavo import numerics
-from octavo.calibrate.run import collect
+from octavo.calibrate.observers import Histogram
+from octavo.calibrate.run import Needs, collect
 from octavo.graph import DType, Op, Program, Tensor
 from octavo.graph.verify import verify
+from octavo.making import prepare
 from octavo.model import Model
 from octavo.qtypes import INT8, INT16
 from octavo.runtime.session import Session
@@ -146,7 +148,7 @@ PROGRAMS = {"variables": streaming, "ring": ring, "lstm": recurrent, "while": lo
 
 def outputs(model: Model, kernels: str) -> np.ndarray:
     session = Session(bytes(model), kernels=kernels)
-    return np.stack([np.concatenate([y.ravel() for y in session.run([x]).values()]) for x in STEPS])
+    return np.stack([np.concatenate(list(session.run([x]).values())) for x in STEPS])
 
 
 @pytest.mark.parametrize("kernels", ["xnnpack", "builtin"])
@@ -157,6 +159,18 @@ def test_state_survives(name: str, scheme: octavo.Scheme, kernels: str) -> None:
     small = octavo.quantize(model, scheme, STREAM if scheme.kind == "integer" else None)
     verify(small.program)
     assert numerics.sqnr_db(outputs(model, "builtin"), outputs(small, kernels)) > 25
+
+
+def test_the_turns_of_a_loop_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three turns of twelve tensors: each histogram is brought up to date once per sample, and holds every value."""
+    program = prepare(Model(looping())).program
+    counted: list[int] = []
+    update = Histogram.update
+    monkeypatch.setattr(Histogram, "update", lambda self, values: (counted.append(values.size), update(self, values)))
+    seen = collect(program, STEPS[:2], needs=Needs(histograms=True))
+    assert len(counted) == 2 * len(seen.histograms)
+    turned = next(tensor for op in program.graphs[2].ops if op.code == "FULLY_CONNECTED" for tensor in op.outputs)
+    assert seen.histograms[turned].counts.sum() == 2 * 3 * 6
 
 
 # ---------------------------------------------------------------- variables

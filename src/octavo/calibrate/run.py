@@ -6,9 +6,10 @@ be used and still nothing inside is hidden or overwritten. A few samples are in 
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,7 +27,8 @@ from octavo.parallel import reduce
 from octavo.unfold import data_of, input_rows, matrix_shape
 
 _VALUES = 16384  # of each tensor and sample go into its histogram
-GRAM_BYTES = 1 << 29
+GRAM_BYTES = 1 << 28
+_TOGETHER = 64  # turns of a loop whose values are counted at once
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,15 @@ class _Pass:
         arrays = [sample[spec.name] for spec in self.window.specs]
         seed = _seed(arrays)
         rng = np.random.default_rng(seed)
-        for values in self.window.runs(arrays, anew):
-            state.reached.update(values)
-            _update(state.found, values, self.needs, rng, seed % 2)
+        for together in _several(self.window.runs(arrays, anew)):
+            state.reached.update(*together)
+            _update(state.found, together, self.needs, rng, seed % 2)
+
+
+def _several(runs: Iterator[dict[Tensor, np.ndarray]]) -> Iterator[list[dict[Tensor, np.ndarray]]]:
+    """A few runs at a time: the turns of a loop are many, and what each computes is small."""
+    while together := list(itertools.islice(runs, _TOGETHER)):
+        yield together
 
 
 def _by_entry(program: Program, data: Any) -> list[tuple[Signature | None, Any]]:
@@ -240,20 +248,31 @@ def _seed(arrays: list[np.ndarray]) -> int:
 
 
 def _update(
-    found: Statistics, values: dict[Tensor, np.ndarray], needs: Needs, rng: np.random.Generator, half: int
+    found: Statistics,
+    together: Sequence[dict[Tensor, np.ndarray]],
+    needs: Needs,
+    rng: np.random.Generator,
+    half: int,
 ) -> None:
-    """Add one run to one half of the samples: `values` of every watched tensor that it computed."""
-    for tensor, array in values.items():
-        found.bounds[tensor].update(array)
+    """Add some runs to one half of the samples: the values of every watched tensor that each computed."""
+    for tensor in dict.fromkeys(tensor for values in together for tensor in values):
+        arrays = [values[tensor] for values in together if tensor in values]
+        found.bounds[tensor].update(_joined(arrays))
         if needs.histograms:
-            found.histograms[tensor].update(_some(array, rng))
+            found.histograms[tensor].update(_joined([_some(array, rng) for array in arrays]))
         if tensor in found.channels:
-            found.channels[tensor].update(array)
+            for array in arrays:
+                found.channels[tensor].update(array)
     for op, moments in found.moments.items():
-        if data_of(op) in values:
-            moments.update(input_rows(op, values[data_of(op)], needs.rows, rng), half)
-            if op in needs.bounds:
-                moments.bound(values[data_of(op)])
+        for values in together:
+            if data_of(op) in values:
+                moments.update(input_rows(op, values[data_of(op)], needs.rows, rng), half)
+                if op in needs.bounds:
+                    moments.bound(values[data_of(op)])
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate([array.reshape(-1) for array in arrays])
 
 
 def _some(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
