@@ -906,6 +906,17 @@ class TestRequest:
         reason = "its smallest inputs are less than a step of 8 bits, and it magnifies them"
         assert made == Decision("LOG 'out'", "LOG", "float32", reason)
 
+    def test_weights_of_what_had_better_stay_in_float_are_stored_small(self) -> None:
+        """The 1,024 of a dense layer in front of a LOG."""
+        b = Builder()
+        y = b.dense(b.input("x", (1, 16)), "dense", 64)
+        program = b.program(b.unary("LOG", y, "out"))
+        ranges = dict.fromkeys(seen(program), (1e-06, 1.0))
+        dense, log = decided(program, octavo.integer(), ranges)
+        reason = "LOG 'out' needs its result unrounded"
+        assert dense == Decision("FULLY_CONNECTED 'dense'", "FULLY_CONNECTED", "weight_only", reason)
+        assert log.precision == "float32"
+
     @pytest.mark.parametrize(("io", "precision"), [("float32", "float32"), ("int8", "int8")])
     def test_probabilities_that_leave_in_float_stay_in_float(self, io: str, precision: str) -> None:
         program = unary("LOGISTIC")
@@ -948,6 +959,23 @@ class TestVariables:
         assign = program.main.ops[-1]
         assert [d.precision for d in made.decisions.values() if d.kind != "VAR_HANDLE"] == [f"int{bits}"] * 3
         assert made.stores[named["old"]] == made.wants[assign, 1] == activation(-6, 5, bits)
+
+    def test_each_variable_by_itself(self) -> None:
+        """The first agrees, the second doesn't."""
+        b = Builder()
+        y = b.input("x", (1, 6))
+        for name in ("first", "second"):
+            handle = b.op(
+                "VAR_HANDLE", [], name, (), "VarHandleOptions", dtype=DType.RESOURCE, sharedName=name.encode()
+            )
+            old = b.op("READ_VARIABLE", [handle], f"{name}/old", (1, 6), "ReadVariableOptions")
+            y = b.op("ADD", [old, y], f"{name}/new", (1, 6), "AddOptions")
+            b.graph.ops.append(Op("ASSIGN_VARIABLE", [handle, y], [], {}, "AssignVariableOptions"))
+        program = b.program(y)
+        recipe = Recipe(octavo.integer(), (Rule(octavo.keep_float(), "READ_VARIABLE", "second/*"),))
+        made = plan(program, recipe, seen(program)).decisions
+        uses = [made[op].precision for op in program.main.ops if op.code.endswith("_VARIABLE")]
+        assert uses == ["int8", "int8", "float32", "float32"]
 
     def test_float_for_one_is_float_for_all(self) -> None:
         program = self.program()
@@ -1002,6 +1030,7 @@ class TestCalls:
         assert made.wants[loop, 0] == made.stores[loop.outputs[0]] == form
         assert made.stores[program.graphs[1].inputs[0]] == made.stores[body.inputs[0]] == form
         assert made.outputs[body, body.outputs[0]] == form
+        assert made.wants[body.ops[0], 0] == form, "no conversion stands there"
 
     def test_both_sides_have_one_form_whatever_their_neighbours_want(self) -> None:
         """What goes into the loop is a reshape's result, what comes out is reshaped: both of wider values."""
@@ -1044,6 +1073,41 @@ class TestCalls:
         loop = program.main.ops[0]
         reason = "it hands floats to its subgraphs: SIN 'tanh' makes floats there"
         assert (made.decisions[loop].precision, made.decisions[loop].reason) == ("float32", reason)
+
+    def test_one_loop_in_float_is_no_matter_to_the_next(self) -> None:
+        program = with_constant_weights(looping())
+        other = with_constant_weights(looping())
+        for graph, code in ((program.graphs[2], "SIN"), (other.graphs[2], "ABS")):
+            next(op for op in graph.ops if op.code == "TANH").code = code
+        first, second = program.main.ops[0], other.main.ops[0]
+        second.options = {"condSubgraphIndex": 3, "bodySubgraphIndex": 4}
+        second.inputs[0] = first.outputs[0]
+        program.main.tensors += [t for t in other.main.tensors if t is not other.main.inputs[0]]
+        program.main.ops.append(second)
+        program.main.outputs = [second.outputs[0]]
+        program.graphs += other.graphs[1:]
+        made = plan(program, octavo.integer(), seen(program)).decisions
+        assert [made[op].precision for op in (first, second)] == ["float32", "int8"]
+
+    @pytest.mark.parametrize("first", ["", "SIN"])
+    def test_what_only_moves_values_between_the_borders_of_a_branch_is_integer(self, first: str) -> None:
+        """What comes out is handed over as integers, so the reshape in front of it had better be one too."""
+        program = with_constant_weights(branching())
+        for graph in program.graphs[1:]:
+            b = Builder()
+            x = b.input("x", (1, 6))
+            y = b.unary(first, x, "wave") if first else x
+            inner = b.program(b.reshape(b.reshape(y, "flat", (6,)), "out", (1, 6))).main
+            graph.tensors, graph.inputs, graph.outputs, graph.ops = (
+                inner.tensors,
+                inner.inputs,
+                inner.outputs,
+                inner.ops,
+            )
+        made = plan(program, octavo.integer(), seen(program))
+        moves = [op for graph in program.graphs[1:] for op in graph.ops if op.code == "RESHAPE"]
+        assert [made.decisions[op].precision for op in moves] == ["int8"] * 4
+        assert next(d for d in made.decisions.values() if d.kind == "IF").precision == "int8"
 
     def test_other_schemes_hand_floats_on(self) -> None:
         program = with_constant_weights(looping())

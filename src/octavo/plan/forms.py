@@ -16,9 +16,7 @@ from octavo.recurrent import LAYOUTS
 from octavo.sites import Range, Sites
 
 
-def integer_forms(
-    graph: Graph, integer: Mapping[Op, Row], schemes: Mapping[Op, Scheme], sites: Sites, result: Plan
-) -> None:
+def integer_forms(integer: Mapping[Op, Row], schemes: Mapping[Op, Scheme], sites: Sites, result: Plan) -> None:
     """Forms of activations, weights and biases of the integer ops."""
     for op, row in integer.items():
         scheme = schemes[op]

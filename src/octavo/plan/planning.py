@@ -171,7 +171,7 @@ def _settle(draft: _Draft, rows: Mapping[Op, Row], result: Plan) -> None:
     integer = {op: rows[op] for op in bits}
     sites = loadable_sites(graph, integer, schemes, bits, draft.ranges)
     result.decisions.update(decisions)
-    integer_forms(graph, integer, schemes, sites, result)
+    integer_forms(integer, schemes, sites, result)
     for op in integer:
         if op.code in LAYOUTS:
             recurrent_forms(op, schemes[op], draft.ranges, result)
