@@ -198,7 +198,8 @@ class TestInteger:
             values = kernel.values.copy()
             values[0, 0] = 1e31
             kernel.set_values(values)
-        out = b.op("FULLY_CONNECTED", [b.input("x", (1, 8)), kernel, None], "out", (1, rows), "FullyConnectedOptions",
+        operands = [b.input("x", (1, 8)), kernel, b.weights("bias", rows)]
+        out = b.op("FULLY_CONNECTED", operands, "out", (1, rows), "FullyConnectedOptions",
                    fusedActivationFunction=4)  # fmt: skip
         program = b.program(out)
         (made,) = decided(program, octavo.integer())
@@ -423,8 +424,12 @@ class TestIslands:
     def test_16_bits(self) -> None:
         b = Builder()
         x = b.reshape(b.unary("ABS", b.input("x", (2, 6)), "abs"), "flat", (3, 4))
-        made = decided(b.program(b.unary("COS", x, "out")), octavo.integer(activations=16))
+        program = b.program(b.unary("COS", x, "out"))
+        made = decided(program, octavo.integer(activations=16))
         assert [d.precision for d in made] == ["int16", "int16", "float32"]
+        program.main.ops[0].code = "SIN"
+        made = decided(program, octavo.integer(activations=16))
+        assert made[1] == Decision("RESHAPE 'flat'", "RESHAPE", "float32", self.REASON)
 
     def test_an_op_without_the_optional_operands(self) -> None:
         b = Builder()
@@ -565,6 +570,14 @@ class TestForms:
         else:
             assert made.wants[op, 1] == activation()
         assert made.wants[op, 0] == activation()
+
+    def test_an_op_in_float_behind_an_integer_one(self) -> None:
+        b = Builder()
+        y = b.unary("ABS", b.input("x", (2, 6)), "abs")
+        program = b.program(b.unary("SIN", y, "out"))
+        first, second = program.main.ops
+        made = plan(program, octavo.integer(), seen(program))
+        assert made.wants == {(first, 0): activation(), (second, 0): FLOAT} and made.stores == {y: activation()}
 
     def test_constants_beside_activations_are_stored_like_them(self) -> None:
         b = Builder()
@@ -823,7 +836,7 @@ class TestBorders:
         b = Builder()
         x, ids = b.input("x", (4, 6)), b.input("ids", (2,), DType.INT32)
         out = b.op("GATHER", [x, ids], "out", (2, 6), "GatherOptions")
-        program = b.program(out, ids)
+        program = b.program(ids, out)
         made = plan(program, octavo.integer(io="int8"), seen(program))
         assert set(made.stores) == {x, out} and set(made.outputs) == {(program.main, out)}
 

@@ -115,7 +115,7 @@ def drop_islands(graph: Graph, decisions: dict[Op, Decision], borders: set[Tenso
     def neighbours(op: Op) -> list[Op]:
         before = [producers[t] for t in op.inputs if t is not None and t in producers]
         after = [reader for t in op.outputs for reader in consumers.get(t, [])]
-        return [other for other in before + after if decisions[other].precision != "as is"]
+        return before + after
 
     seen: set[Op] = set()
     for start in graph.ops:

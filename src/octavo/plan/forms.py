@@ -115,7 +115,7 @@ def float_forms(graph: Graph, decisions: Mapping[Op, Decision], schemes: Mapping
     """Ops whose activations stay float: what they read as float, and how their constants are stored."""
     for op in graph.ops:
         decision, scheme = decisions[op], schemes[op]
-        if decision.precision in ("int8", "int16", "as is"):
+        if decision.precision in ("int8", "int16"):
             continue
         for index, tensor in enumerate(op.inputs):
             if tensor is not None and tensor.dtype is DType.FLOAT32:
