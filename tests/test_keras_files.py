@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,41 @@ def test_a_process_that_dies_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConversionError, match=r"^plain: the process that runs Keras on JAX ended with signal 9"):
         keras_process.convert(str(tmp_path / "plain.keras"), where="plain", imports=["deadly"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_it_ends_with_the_process_that_asked(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    network(L.ReLU()).save(tmp_path / "plain.keras")
+    code = "import octavo; octavo.convert('plain.keras', imports=['slow'])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(octavo.__file__).parent.parent)}
+    asking = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    pid = tmp_path / "pid"
+    try:
+        assert becomes(lambda: pid.exists() and pid.read_text() != ""), "the worker hasn't come so far"
+    finally:
+        asking.kill()
+        asking.wait()
+    assert becomes(lambda: not alive(int(pid.read_text())))
+
+
+def becomes(true: Callable[[], bool], seconds: float = 120) -> bool:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked for doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 # --- other backends ---------------------------------------------------------------------------------------------------

@@ -12,18 +12,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, Any
 
 from octavo import errors
 from octavo.errors import ConversionError, MissingDependencyError, OctavoError
 from octavo.frontends import jax as jax_frontend
 from octavo.frontends import stablehlo
 from octavo.frontends.inputs import is_single, parse_input
-from octavo.frontends.keras_worker import ANSWER
 from octavo.graph import Program
+
+_SECONDS_TO_END = 5  # that a worker which is no longer wanted may take to remove its temporary files
 
 
 def convert(
@@ -41,38 +41,40 @@ def convert(
       OctavoError: what converting it in a process with Keras on JAX raises.
       ConversionError: or that process died.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        job = {
-            "path": path,
-            "where": where,
-            "inputs": _as_data(inputs, where),
-            "batch": batch,
-            "imports": list(imports),
-            "folder": folder,
-        }
-        worker = _start(job)
-        try:
-            _get_ready()
-            _, told = worker.communicate()
-        except BaseException:
-            worker.kill()
-            worker.wait()
-            raise
-        found = _read(Path(folder), worker.returncode, told, where)
-        return jax_frontend.lower(found, where)
+    job = {
+        "path": path,
+        "where": where,
+        "inputs": _as_data(inputs, where),
+        "batch": batch,
+        "imports": list(imports),
+    }
+    with tempfile.TemporaryFile() as log, _started(job, log) as worker:
+        _get_ready()
+        return jax_frontend.lower(_received(worker, log, where), where)
 
 
-def _start(job: Mapping[str, Any]) -> subprocess.Popen[str]:
+@contextmanager
+def _started(job: Mapping[str, Any], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The worker, which is gone when the context is left."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109  (an environment holds strings)
-    return subprocess.Popen(
+    worker = subprocess.Popen(
         [sys.executable, "-P", "-m", "octavo.frontends.keras_worker", json.dumps(job)],
         env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
     )
+    try:
+        yield worker
+    finally:
+        for pipe in (worker.stdin, worker.stdout):
+            assert pipe is not None
+            pipe.close()
+        try:
+            worker.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
 
 
 def _get_ready() -> None:
@@ -83,23 +85,24 @@ def _get_ready() -> None:
         stablehlo.libraries()
 
 
-def _read(folder: Path, status: int, told: str, where: str) -> list[jax_frontend.Traced]:
-    """What the worker left in `folder`; its error, if it says that it met one."""
-    answer = folder / ANSWER
-    if not answer.exists():
-        lines = [line for line in told.splitlines() if line.strip()] or ["no message"]
-        ended = f"signal {-status}" if status < 0 else f"status {status}"
-        raise ConversionError(f"{where}: the process that runs Keras on JAX ended with {ended}: {lines[-1]}")
-    facts = json.loads(answer.read_text())
-    if "error" in facts:
-        kind = getattr(errors, facts["error"], OctavoError)
-        raise kind(facts["message"])
-    return [
-        jax_frontend.Traced(
-            (folder / one["artifact"]).read_bytes(), tuple(one["inputs"]), tuple(one["outputs"]), one["scope"]
-        )
-        for one in facts["traced"]
-    ]
+def _received(worker: subprocess.Popen[bytes], log: IO[bytes], where: str) -> Iterator[jax_frontend.Traced]:
+    """What the worker sends; raises the error that it met."""
+    assert worker.stdout is not None
+    while line := worker.stdout.readline():
+        told = json.loads(line)
+        if "error" in told:
+            raise getattr(errors, told["error"], OctavoError)(told["message"])
+        if "done" in told:
+            return
+        artifact = worker.stdout.read(told["nbytes"])
+        if len(artifact) < told["nbytes"]:
+            break
+        yield jax_frontend.Traced(artifact, tuple(told["inputs"]), tuple(told["outputs"]), told["scope"])
+    status = worker.wait()
+    ended = f"signal {-status}" if status < 0 else f"status {status}"
+    log.seek(0)
+    lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()] or ["no message"]
+    raise ConversionError(f"{where}: the process that runs Keras on JAX ended with {ended}: {lines[-1]}")
 
 
 def _as_data(inputs: Any, where: str) -> Any:
