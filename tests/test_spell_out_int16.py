@@ -18,7 +18,8 @@ from octavo.recipe import Recipe
 SHAPE = (1, 4, 4, 8)
 SIXTEEN = octavo.integer(fallback=False, activations=16)
 OPTIONS = {"GELU": {"approximate": True}, "DEPTH_TO_SPACE": {"blockSize": 2}, "SPACE_TO_DEPTH": {"blockSize": 2}}
-RESULTS = {"DEPTH_TO_SPACE": (1, 8, 8, 2), "SPACE_TO_DEPTH": (1, 2, 2, 32)}
+RESULTS = {"DEPTH_TO_SPACE": (1, 8, 8, 2), "SPACE_TO_DEPTH": (1, 2, 2, 32), "TILE": (1, 8, 4, 24)}
+NAMED = {"REVERSE_V2": [1, -2], "TILE": [1, 2, 1, 3]}  # the second operand
 
 
 def alone(code: str, slope: float = 0.0, exact: bool = False) -> Program:
@@ -29,6 +30,8 @@ def alone(code: str, slope: float = 0.0, exact: bool = False) -> Program:
         operands.append(b.const("slopes", np.linspace(0.1, slope, 8, dtype=np.float32).reshape(1, 1, 8)))
     if code == "SQUARED_DIFFERENCE":
         operands.append(b.const("other", np.linspace(-1, 1, 8, dtype=np.float32)))
+    if code in NAMED:
+        operands.append(b.const("named", np.array(NAMED[code], np.int32)))
     made = b.op(code, operands, "out", RESULTS.get(code, SHAPE), OPS[code].options_type, **OPTIONS.get(code, {}))
     if exact:
         b.graph.ops[-1].options = {"approximate": False}
@@ -58,7 +61,7 @@ def test_every_piece_is_right(code: str, slope: float, exact: bool) -> None:
     spelled = program.clone()
     assert spell_out_int16(spelled, Recipe(SIXTEEN))
     assert all(OPS[op.code].int16 is not None for op in spelled.ops())
-    exactly = code in ("PRELU", "RELU_N1_TO_1", "RELU_0_TO_1", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH")
+    exactly = code in ("PRELU", "RELU_N1_TO_1", "RELU_0_TO_1", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", *NAMED)
     assert quality(model, Model(spelled), "builtin", data) > (140 if exactly else 70 if exact else 110)
     small = octavo.quantize(model, SIXTEEN, data)
     assert small.integer_only
@@ -86,3 +89,17 @@ def test_a_rule_for_the_op_holds_for_its_pieces() -> None:
 def test_what_cant_be_spelled_out_is_named() -> None:
     with pytest.raises(NotIntegerError, match=r"ELU 'out'.*no int16 kernel"):
         octavo.quantize(Model(alone("ELU")), SIXTEEN, samples())
+
+
+@pytest.mark.parametrize(("code", "named"), [("TILE", [1, 1, 1, 1]), ("REVERSE_V2", [])])
+def test_what_changes_nothing_is_left_alone(code: str, named: list[int]) -> None:
+    b = Builder()
+    operands = [b.input("x", SHAPE), b.const("named", np.array(named, np.int32))]
+    program = b.program(b.op(code, operands, "out", SHAPE, OPS[code].options_type))
+    assert not spell_out_int16(program, Recipe(SIXTEEN))
+
+
+def test_what_is_picked_is_known_only_of_known_sizes() -> None:
+    program = alone("REVERSE_V2")
+    program.main.inputs[0].shape_signature = (-1, 4, 4, 8)
+    assert not spell_out_int16(program, Recipe(SIXTEEN))

@@ -10,14 +10,15 @@
 | SQUARED_DIFFERENCE(x, y) | d * d with d = x - y                           | yes |
 | RELU_N1_TO_1, RELU_0_TO_1 | MAXIMUM, MINIMUM                              | yes |
 | DEPTH_TO_SPACE, SPACE_TO_DEPTH | RESHAPE, TRANSPOSE, RESHAPE              | yes |
+| REVERSE_V2, TILE         | GATHER along each of the dimensions            | yes |
 
 a = 2 sqrt(2 / pi), b = 0.044715 a (Hendrycks and Gimpel, https://arxiv.org/abs/1606.08415, with (1 + tanh(u)) / 2 =
 logistic(2 u)). With 8 bits each piece would round visibly, and there the ops have kernels of their own; with 16 it
 doesn't.
 
-Refuses shapes that aren't known for the last row, and models from quantization-aware training, whose ranges are those
-of the op as a whole. The other ops without an int16 kernel stay in float, and the summary says why: ELU, EXP, LOG,
-RSQRT and what is made of them would need a division.
+Refuses shapes that aren't known for the last two rows, and models from quantization-aware training, whose ranges are
+those of the op as a whole. The other ops without an int16 kernel stay in float, and the summary says why: ELU, EXP,
+LOG, RSQRT and what is made of them would need a division.
 """
 
 from __future__ import annotations
@@ -67,29 +68,38 @@ class _Speller:
     def ints(self, name: str, *values: int) -> Tensor:
         return self.editor.constant(f"{self.name}/{name}", np.array(values, np.int32))
 
-    def put(self, code: str, *inputs: Tensor | None, fused: int = 0, shape: tuple[int, ...] | None = None) -> Tensor:
+    def put(
+        self,
+        code: str,
+        *inputs: Tensor | None,
+        fused: int = 0,
+        shape: tuple[int, ...] | None = None,
+        axis: int = 0,
+    ) -> Tensor:
         """An op before; what it makes, which has the shape of the last op's result unless given."""
         self._count += 1
         changes: dict[str, Any] = {} if shape is None else {"shape": shape, "shape_signature": None}
         made = self.editor.tensor_like(self.op.outputs[0], f"{self.name}/piece{self._count}", **changes)
-        kind, options = _options(code, fused, made.shape)
+        kind, options = _options(code, fused, made.shape, axis)
         new = Op(code, list(inputs), [made], options, kind, origins=self.op.keys)
         self.editor.insert_before(self.op, new)
         return made
 
-    def end(self, code: str, *inputs: Tensor | None, fused: int = 0) -> bool:
-        kind, options = _options(code, fused, self.op.outputs[0].shape)
+    def end(self, code: str, *inputs: Tensor | None, fused: int = 0, axis: int = 0) -> bool:
+        kind, options = _options(code, fused, self.op.outputs[0].shape, axis)
         self.editor.change(self.op, code, list(inputs), kind, options)
         return True
 
 
-def _options(code: str, fused: int, shape: tuple[int, ...]) -> tuple[str | None, dict[str, Any] | None]:
+def _options(code: str, fused: int, shape: tuple[int, ...], axis: int) -> tuple[str | None, dict[str, Any] | None]:
     if code in ("ADD", "SUB", "MUL"):
         return f"{code.capitalize()}Options", {"fusedActivationFunction": fused}
     if code in ("MAXIMUM", "MINIMUM"):
         return "MaximumMinimumOptions", {}
     if code == "RESHAPE":
         return "ReshapeOptions", {"newShape": list(shape)}
+    if code == "GATHER":
+        return "GatherOptions", {"axis": axis, "batchDims": 0}
     return ("TransposeOptions", {}) if code == "TRANSPOSE" else (None, None)
 
 
@@ -137,6 +147,26 @@ def _depth(s: _Speller) -> bool:
     return s.end("RESHAPE", moved, s.ints("joined", *y.shape))
 
 
+def _picked(s: _Speller) -> bool:
+    """Along each dimension that is turned or repeated, the elements are picked one by one."""
+    named = s.op.inputs[1]
+    if s.x is None or named is None or not named.is_constant or not has_static_shape(s.x):
+        return False
+    shape, values = list(s.x.shape), [int(value) for value in named.values.reshape(-1)]
+    if s.op.code == "TILE":
+        picks = {axis: np.tile(np.arange(shape[axis]), count) for axis, count in enumerate(values) if count != 1}
+    else:
+        picks = {axis % len(shape): np.arange(shape[axis])[::-1] for axis in values}
+    here = s.x
+    for number, (axis, which) in enumerate(picks.items(), 1):
+        shape[axis] = which.size
+        operands = here, s.ints(f"along{axis}", *which.tolist())
+        if number == len(picks):
+            return s.end("GATHER", *operands, axis=axis)
+        here = s.put("GATHER", *operands, shape=tuple(shape), axis=axis)
+    return False
+
+
 _SPELLED = {
     "HARD_SWISH": _hard_swish,
     "GELU": _gelu,
@@ -146,4 +176,6 @@ _SPELLED = {
     "RELU_0_TO_1": _clip(0.0, 1.0),
     "DEPTH_TO_SPACE": _depth,
     "SPACE_TO_DEPTH": _depth,
+    "REVERSE_V2": _picked,
+    "TILE": _picked,
 }
