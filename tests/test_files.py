@@ -177,7 +177,7 @@ class TestConstants:
         ("tensor", "words"),
         [
             (Tensor("x", DType.FLOAT32, (2,)), "'x' (float32)"),
-            (Tensor("b", DType.BFLOAT16, (1,), data=np.zeros(2, np.uint8)), "'b' (bfloat16)"),
+            (Tensor("r", DType.RESOURCE, (1,), data=np.zeros(4, np.uint8)), "'r' (resource)"),
         ],
     )
     def test_what_has_no_values(self, tensor: Tensor, words: str) -> None:
