@@ -107,6 +107,49 @@ def test_arguments_that_change_something_are_refused(tmp_path: Path) -> None:
         octavo.convert(path)
 
 
+def as_keras_2_counts(path: Path) -> Path:
+    """Calls as Keras 2 wrote them: by lists, and those of models inside models from 1."""
+
+    def call(name: str, number: int, tensor: int) -> list[Any]:
+        return [name, number + (classes[name] in ("Functional", "Sequential")), tensor]
+
+    with h5py.File(path, "r+") as file:
+        config = json.loads(str(file.attrs["model_config"]))
+        layers = config["config"]["layers"]
+        classes = {layer["name"]: layer["class_name"] for layer in layers}
+        for layer in layers:
+            layer["inbound_nodes"] = [
+                [[*call(*x["config"]["keras_history"]), {}] for x in np.ravel(node["args"])]
+                for node in layer["inbound_nodes"]
+            ]
+        # Keras 3 counts those of functional models from 1 here.
+        made = config["config"]["output_layers"]
+        made = [made] if isinstance(made[0], str) else made
+        config["config"]["output_layers"] = [call(*one) if classes[one[0]] == "Sequential" else one for one in made]
+        file.attrs["model_config"] = json.dumps(config)
+        file.attrs["keras_version"] = "2.8.0"
+    return path
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["inside", "last"])
+@pytest.mark.parametrize("functional", [True, False], ids=["functional", "sequential"])
+def test_models_inside_models_are_counted_anew(functional: bool, last: bool, tmp_path: Path) -> None:
+    """As in transfer learning. One of them is called twice."""
+    inner = keras.Sequential([keras.Input((8, 8, 2)), L.Conv2D(2, 3, padding="same")], name="inner")
+    if functional:
+        inner = keras.Model(inner.inputs[0], inner.outputs[0], name="inner")
+    x = keras.Input((8, 8, 2))
+    y = L.Add()([inner(L.ReLU()(inner(x))), x])
+    y = inner(y) if last else L.Dense(3)(L.Flatten()(y))
+    model = keras.Model(x, y)
+    path = as_keras_2_counts(save_h5(model, tmp_path / "old.h5"))
+    before = path.read_bytes()
+    agrees(octavo.convert(path), model)
+    assert path.read_bytes() == before
+    model.save(tmp_path / "new.h5")
+    agrees(octavo.convert(tmp_path / "new.h5"), model)
+
+
 def test_h5_files_that_hold_something_else(tmp_path: Path) -> None:
     network().save_weights(tmp_path / "m.weights.h5")
     with pytest.raises(ModelFileError, match="holds weights without a model"):

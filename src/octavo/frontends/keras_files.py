@@ -1,7 +1,8 @@
 """A `.keras` or `.h5` file -> a Keras 3 model -> `Program`. No code from the file is run (Keras's safe mode).
 
 Classes and functions of the user's own are taken from modules that the caller names. Files of Keras 2 load where Keras
-3 has all that they name; `.h5` files of layers that merely lost an argument are put right first.
+3 has all that they name; `.h5` files of layers that merely lost an argument, and of models inside models, are put right
+first.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ _DROPPED: Mapping[str, Mapping[str, Any]] = {
     "SimpleRNN": {"time_major": False},
     "RNN": {"time_major": False},
 }
+# A layer of these is a model inside a model.
+_MODELS = ("Functional", "Model", "Sequential")
 
 
 def convert(
@@ -185,7 +188,8 @@ def _repaired(path: str) -> Iterator[str]:
             f"{path}: it holds a Lambda layer, whose code octavo doesn't run; if you trust it, load it with "
             "keras.models.load_model(path, safe_mode=False) and pass the model"
         )
-    if not _drop(config) and path.endswith((".h5", ".hdf5")):  # Keras knows files by their endings, in lower case
+    changed = [_drop(config), _renumber(config)]
+    if not any(changed) and path.endswith((".h5", ".hdf5")):  # Keras knows files by their endings, in lower case
         yield path
         return
     import h5py
@@ -244,3 +248,37 @@ def _drop(config: Any) -> bool:
                 del arguments[argument]
                 found = True
     return found
+
+
+def _renumber(config: Any) -> bool:
+    """Count the calls of models inside models as Keras 3 does; returns whether any were counted otherwise.
+
+    For Keras 2, a model's first call was that with its own inputs, so that those in the model around it counted from 1.
+    Keras 3 still subtracts that 1 by itself for one case: a functional model that makes an output of the outer one.
+    """
+    found = False
+    for outer in [node for node in _configs(config) if isinstance(node.get("config"), dict)]:
+        layers = [layer for layer in outer["config"].get("layers", []) if isinstance(layer, dict)]
+        calls = [list(_calls(layer.get("inbound_nodes"))) for layer in layers]
+        made = list(_calls(outer["config"].get("output_layers")))
+        for layer in [layer for layer in layers if layer.get("class_name") in _MODELS]:
+            name, times = layer.get("name"), len(layer.get("inbound_nodes", []))
+            inner = [call for listed in calls for call in listed if call[0] == name]
+            last = [call for call in made if call[0] == name]
+            if any(call[1] >= times for call in (*inner, *last)):
+                for call in inner + (last if layer["class_name"] == "Sequential" else []):
+                    call[1] -= 1
+                    found = True
+    return found
+
+
+def _calls(node: Any) -> Iterator[list[Any]]:
+    """Every [layer, number of its call, number of the tensor, ...], as Keras 2 wrote them."""
+    if isinstance(node, list):
+        if len(node) >= 3 and isinstance(node[0], str) and all(type(number) is int for number in node[1:3]):
+            yield node
+        for value in node:
+            yield from _calls(value)
+    elif isinstance(node, dict) and "class_name" not in node:
+        for value in node.values():
+            yield from _calls(value)
