@@ -84,6 +84,11 @@ def test_round_half_away_is_exact_in_float32(x: float) -> None:
     assert int(rounded) == exact_round(Fraction(x))
 
 
+def test_round_half_away_makes_float64_of_integers() -> None:
+    rounded = numerics.round_half_away(np.array([7, -8], np.int8))
+    assert rounded.dtype == np.float64 and rounded.tolist() == [7, -8]
+
+
 def test_round_half_away_keeps_infinity_and_nan() -> None:
     rounded = numerics.round_half_away([np.inf, -np.inf, np.nan])
     assert rounded[0] == np.inf
@@ -336,7 +341,7 @@ def test_empty_arrays_and_scalars(values: np.ndarray) -> None:
 
 
 def test_nan_has_no_code() -> None:
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match=r"^NaN has no code$"):
         numerics.quantize([0.0, math.nan], QParams.per_tensor(1.0), INT8)
 
 
@@ -622,6 +627,8 @@ def test_extreme_numbers_come_without_warnings() -> None:
             numerics.bias_params(1e30, f32([1e30]))
         with pytest.raises(ValueError, match="beyond any weight scale"):
             numerics.widen_for_bias(QParams.per_tensor(1.0), 1e-30, [1e38])
+        needed = FLOAT32_MAX * 2.0**-20 * (2**31 - 1) / 2
+        assert numerics.widen_for_bias(QParams.per_tensor(1.0), 2.0**-20, [needed]).scale[0] == np.float32(FLOAT32_MAX)
         assert math.isnan(numerics.sqnr_db([math.inf], [math.inf]))
         assert math.isnan(numerics.cosine([math.inf, 1.0], [0.0, 1.0]))
 
