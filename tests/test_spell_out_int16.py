@@ -12,7 +12,7 @@ from octavo.errors import NotIntegerError
 from octavo.graph import Program
 from octavo.model import Model
 from octavo.ops import OPS
-from octavo.passes.spell_out_int16 import _SPELLED, spell_out_int16
+from octavo.passes.spell_out_int16 import _SPELLED, PIECES, spell_out_int16
 from octavo.recipe import Recipe
 
 SHAPE = (1, 4, 4, 8)
@@ -61,6 +61,7 @@ def test_every_piece_is_right(code: str, slope: float, exact: bool) -> None:
     spelled = program.clone()
     assert spell_out_int16(spelled, Recipe(SIXTEEN))
     assert all(OPS[op.code].int16 is not None for op in spelled.ops())
+    assert {op.code for op in spelled.ops()} <= PIECES[code]
     exactly = code in ("PRELU", "RELU_N1_TO_1", "RELU_0_TO_1", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", *NAMED)
     assert quality(model, Model(spelled), "builtin", data) > (140 if exactly else 70 if exact else 110)
     small = octavo.quantize(model, SIXTEEN, data)

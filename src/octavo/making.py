@@ -68,10 +68,17 @@ def prepare(model: Model) -> Model:
     return Model(program, notes=(*model.notes, *notes), path=model.path)
 
 
-def spelled(prepared: Model, recipe: Recipe) -> Model:
-    """The prepared model with the ops spelled out for which the recipe's widths have no kernel."""
+def spelled(prepared: Model, recipe: Recipe, lacks: Callable[[Op], bool] = lambda op: False) -> Model:
+    """The prepared model with the ops spelled out for which the recipe's widths have no kernel, or that a target lacks.
+
+    Args:
+      prepared: the model.
+      recipe: tells the widths.
+      lacks: whether an op is lacking.
+    """
     program = prepared.program.clone()
-    return Model(program, notes=prepared.notes, path=prepared.path) if spell_out_int16(program, recipe) else prepared
+    found = spell_out_int16(program, recipe, lacks)
+    return Model(program, notes=prepared.notes, path=prepared.path) if found else prepared
 
 
 def fitting(

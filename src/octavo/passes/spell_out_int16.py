@@ -1,5 +1,7 @@
 """Ops without a right int16 kernel, spelled in ops that have one, where a recipe asks for 16-bit activations.
 
+And ops that a target hasn't got, in ops that it has, at any width.
+
 | op                       | becomes                                        | exact? |
 |--------------------------|------------------------------------------------|---|
 | HARD_SWISH(x)            | x * (relu6(x + 3) * (1 / 6))                   | to rounding |
@@ -13,8 +15,7 @@
 | REVERSE_V2, TILE         | GATHER along each of the dimensions            | yes |
 
 a = 2 sqrt(2 / pi), b = 0.044715 a (Hendrycks and Gimpel, https://arxiv.org/abs/1606.08415, with (1 + tanh(u)) / 2 =
-logistic(2 u)). With 8 bits each piece would round visibly, and there the ops have kernels of their own; with 16 it
-doesn't.
+logistic(2 u)). With 8 bits each piece rounds visibly, and there LiteRT has kernels of the op's own; with 16 it doesn't.
 
 Refuses shapes that aren't known for the last two rows, and models from quantization-aware training, whose ranges are
 those of the op as a whole. The other ops without an int16 kernel stay in float, and the summary says why: ELU, EXP,
@@ -24,6 +25,7 @@ LOG, RSQRT and what is made of them would need a division.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,14 +41,21 @@ _SLOPE = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715 * _SLOPE
 
 
-def spell_out_int16(program: Program, recipe: Recipe) -> bool:
-    """Edit every subgraph of the float `program` in place; whether there was something to spell out."""
+def spell_out_int16(program: Program, recipe: Recipe, lacks: Callable[[Op], bool] = lambda op: False) -> bool:
+    """Edit every subgraph of the float `program` in place; whether there was something to spell out.
+
+    Args:
+      program: what to edit.
+      recipe: tells the width of activations.
+      lacks: whether an op is to be spelled out whatever its width.
+    """
     found = False
     for graph in [] if is_trained(program) else program.graphs:
         editor = Editor(program, graph)
         for op in editor.ops():
             activations = recipe.scheme_of(op.keys).activations if op.code in _SPELLED else None
-            if activations is not None and activations.bits == 16 and op.outputs[0].dtype is DType.FLOAT32:
+            wanted = activations is not None and (activations.bits == 16 or lacks(op))
+            if wanted and op.outputs[0].dtype is DType.FLOAT32:
                 found |= _SPELLED[op.code](_Speller(editor, op))
         editor.finish()
     if found:
@@ -178,4 +187,18 @@ _SPELLED = {
     "SPACE_TO_DEPTH": _depth,
     "REVERSE_V2": _picked,
     "TILE": _picked,
+}
+
+# What may come of each.
+PIECES: Mapping[str, frozenset[str]] = {
+    "HARD_SWISH": frozenset({"ADD", "MUL"}),
+    "GELU": frozenset({"ADD", "LOGISTIC", "MUL"}),
+    "PRELU": frozenset({"ADD", "MAXIMUM", "MINIMUM", "MUL", "RELU"}),
+    "SQUARED_DIFFERENCE": frozenset({"MUL", "SUB"}),
+    "RELU_N1_TO_1": frozenset({"MAXIMUM", "MINIMUM"}),
+    "RELU_0_TO_1": frozenset({"MAXIMUM", "MINIMUM"}),
+    "DEPTH_TO_SPACE": frozenset({"RESHAPE", "TRANSPOSE"}),
+    "SPACE_TO_DEPTH": frozenset({"RESHAPE", "TRANSPOSE"}),
+    "REVERSE_V2": frozenset({"GATHER"}),
+    "TILE": frozenset({"GATHER"}),
 }

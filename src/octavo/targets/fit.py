@@ -7,7 +7,7 @@ scales aren't.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from octavo.making import Terms, carry_out, fitting, observe, spelled
 from octavo.model import Model
 from octavo.passes.apply import apply
 from octavo.passes.fix_shapes import dynamic_inputs, fix_shapes, held_shapes
+from octavo.passes.spell_out_int16 import PIECES, spell_out_int16
 from octavo.plan import Decision, plan, why_not_integer
 from octavo.recipe import Recipe, Rule, Scheme, keep_float
 from octavo.targets.check import Finding, grouped, target_findings
@@ -55,7 +56,7 @@ def quantize_for(
     Raises:
       TargetError: it can't be done; as far as types and sizes tell, before anything is calibrated.
     """
-    model = spelled(_closed(model, target), Recipe.of(request or target.scheme))
+    model = spelled(_closed(model, target), Recipe.of(request or target.scheme), _lacking(target))
     recipe = fit(model.program, target, request)
     if recipe.needs_ranges or calibration is not None:
         seen = observe(model, recipe, calibration, progress)
@@ -95,7 +96,15 @@ def _closed(model: Model, target: Target) -> Model:
 
 def left_over(program: Program, target: Target) -> tuple[Finding, ...]:
     """What would stand in the way of a float program, quantized for a target."""
+    program = program.clone()
+    spell_out_int16(program, Recipe(target.scheme), _lacking(target))
     return _left_over(program, target, adapted(program, target))
+
+
+def _lacking(target: Target) -> Callable[[Op], bool]:
+    """Whether a target hasn't got an op, and has all that it can be spelled in."""
+    spellable = {code for code, pieces in PIECES.items() if code not in target.ops and pieces <= target.ops.keys()}
+    return lambda op: op.code in spellable
 
 
 def _floats(program: Program, made: Program, target: Target) -> tuple[Rule, ...]:
