@@ -626,9 +626,8 @@ class TestRecurrent:
         state = program.main.inputs[-1]
         state.is_variable = True
         ranges = {t: r for t, r in seen(program).items() if t is not state}
-        assert decided(program, octavo.integer(), ranges)[0].reason == (
-            "no calibration data reached the state of SVDF 'out'"
-        )
+        reason = "no calibration data reached the state of SVDF 'out'"
+        assert decided(program, octavo.integer(), ranges) == [Decision("SVDF 'out'", "SVDF", "float32", reason)]
 
     def test_an_lstm(self) -> None:
         """Four gates, each with weights for the input and for the output before, and a bias."""
