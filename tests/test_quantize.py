@@ -371,6 +371,21 @@ def test_a_hard_swish_that_is_all_but_zero_loads(kernels: str) -> None:
     np.testing.assert_array_equal(octavo.Runner(small, kernels=kernels)(samples), np.zeros((16, 4)))
 
 
+@pytest.mark.parametrize("kernels", ["xnnpack", "builtin", "reference"])
+@pytest.mark.parametrize("code", ["ADD", "SUB"])
+def test_sixteen_bits_whose_scales_are_powers_of_two(code: str, kernels: str) -> None:
+    """TANH's scale is 2^-15, and the result's is 2^-14: LiteRT's default is a kernel that doesn't load there."""
+    b = Builder()
+    x, y = (b.unary("TANH", b.input(name, (1, 16)), f"bent_{name}") for name in "xy")
+    z = b.op(code, [x, y], "sum", (1, 16), f"{code.capitalize()}Options", fusedActivationFunction=0, potScaleInt16=True)
+    model = Model(b.program(z))
+    rng = np.random.default_rng(0)
+    data = [{name: (rng.normal(size=(1, 16)) * 20).astype(np.float32) for name in "xy"} for _ in range(8)]
+    small = octavo.quantize(model, octavo.integer(activations=16, fallback=False, effort="fast"), data)
+    wanted, got = (np.stack([octavo.Runner(m, k)(s) for s in data]) for m, k in ((model, "builtin"), (small, kernels)))
+    assert numerics.sqnr_db(wanted, got) > 80
+
+
 def test_scales_that_would_grow_without_end_are_an_error() -> None:
     """A concatenation ties a layer's output to its own input; weights of 1e6 then ask for ever wider ranges."""
     b = Builder()

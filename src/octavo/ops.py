@@ -142,6 +142,7 @@ class Row:
       hybrid_axis: channel dimension of those, None: one scale for all.
       blocks: whether the kernel for float activations takes int4 weights with a scale for each block of features.
       dynamic_options: options that the dynamic kernel needs.
+      int16_options: options that the int16 kernel needs.
       needs: what else needs a newer version.
       rescale_version: version from which the int8 kernel takes scale(a) * scale(b) / scale(out) >= 1.
       finest: activation bits -> scale(output) / the larger input scale that some kernel doesn't go below: it takes
@@ -170,6 +171,7 @@ class Row:
     hybrid_axis: int | None = None
     blocks: bool = False
     dynamic_options: Mapping[str, Any] = field(default_factory=dict)
+    int16_options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
     rescale_version: int | None = None
     finest: Mapping[int, float] = field(default_factory=dict)
@@ -259,6 +261,8 @@ def _recurrent(
                int8=int8, because=why, **facts)  # fmt: skip
 
 
+# Else three scales that are nearly powers of two get a kernel that takes few of them (add.cc, sub.cc).
+_ANY_SCALE = {"potScaleInt16": False}
 _NO_KERNEL = "LiteRT has no integer kernel for it"
 
 _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
@@ -317,8 +321,8 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
     ),
     # ------------------------------------------------------------ arithmetic: scales are free
     (
-        _binary("ADD", "AddOptions", 2, 3, finest=_FINEST_SUM),
-        _binary("SUB", "SubOptions", 2, 5, needs=_BROADCAST, finest=_FINEST_SUM),
+        _binary("ADD", "AddOptions", 2, 3, finest=_FINEST_SUM, int16_options=_ANY_SCALE),
+        _binary("SUB", "SubOptions", 2, 5, needs=_BROADCAST, finest=_FINEST_SUM, int16_options=_ANY_SCALE),
         _binary("MUL", "MulOptions", 2, 4, rescale_version=3),
         _binary("SQUARED_DIFFERENCE", "SquaredDifferenceOptions", 2, None),
         _reduce("MEAN", 2, 3),

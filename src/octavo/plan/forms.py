@@ -30,6 +30,8 @@ def integer_forms(integer: Mapping[Op, Row], schemes: Mapping[Op, Scheme], sites
         for index, tensor in enumerate(op.outputs):
             if row.output_role(index) == "a" and tensor.dtype is DType.FLOAT32:
                 result.stores[tensor] = activation_form(sites.of_tensor(tensor), scheme.activations)
+        if scheme.activations.bits == 16 and row.int16_options:
+            result.options[op] = dict(row.int16_options)
         if row.weights is not None:
             _weight_forms(op, row, scheme, result)
 
