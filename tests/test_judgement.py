@@ -152,3 +152,19 @@ def test_weights_of_float_ops_are_stored_small() -> None:
     small = octavo.quantize(Model(program), octavo.integer(), RNG.normal(size=(8, 1, 64)).astype(np.float32))
     assert small.summary().counts == {"int8": 1, "float32": 1, "weight_only": 1}
     assert small.nbytes < 0.4 * Model(program).nbytes
+
+
+def test_an_op_whose_int8_kernel_is_slow_stays_in_float_unless_nothing_may() -> None:
+    b = Builder()
+    y = b.conv(b.input("x", (1, 8, 8, 3)), "first", 4)
+    slopes = b.const("slopes", np.array([0.1, 0.2, 0.3, 0.4], np.float32).reshape(1, 1, 4))
+    y = b.op("PRELU", [y, slopes], "bent", (1, 8, 8, 4))
+    model, samples = Model(b.program(b.conv(y, "second", 4))), RNG.normal(size=(8, 1, 8, 8, 3)).astype(np.float32)
+    small = octavo.quantize(model, octavo.integer(), samples)
+    assert kept(small) == {"bent"}
+    (decision,) = small.summary().in_float
+    assert "int8 kernel is slower than the one for float" in decision.reason
+    codes = [op.code for op in small.program.main.ops]
+    assert codes == ["QUANTIZE", "CONV_2D", "DEQUANTIZE", "PRELU", "QUANTIZE", "CONV_2D", "DEQUANTIZE"]
+    only = octavo.quantize(model, octavo.integer(fallback=False, io="int8"), samples)
+    assert only.integer_only and [op.code for op in only.program.main.ops] == ["CONV_2D", "PRELU", "CONV_2D"]

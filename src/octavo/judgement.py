@@ -1,4 +1,4 @@
-"""Ops that have an integer kernel and had better not use it: what the ranges say before anything is quantized.
+"""Ops that have an integer kernel and had better not use it, as far as is known before anything is quantized.
 
 Only with fallback to float; integer-only is integer-only.
 
@@ -11,6 +11,7 @@ Only with fallback to float; integer-only is integer-only.
   leaves in float anyway, and probabilities below 1/256 would all be 0.
 - A CONCATENATION or PACK whose result is only moved about and then leaves in float (the heads of a detector): all that
   it joins would share the scale of the widest. It stays in float where the narrowest has less than four fifths of that.
+- An op whose int8 kernel is slower than the float one and two conversions: `slow_int8` in its row.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ def better_in_float(graph: Graph, bits: Mapping[Op, int], ranges: Mapping[Tensor
             if op.code == "RSQRT":
                 products = [r for r in readers.get(op.outputs[0], []) if r.code == "MUL" and r in bits]
                 found.update(dict.fromkeys(products, f"it multiplies by {op.outputs[0].name!r}, which spans too much"))
+    for op in graph.ops:
+        if bits.get(op) == 8 and OPS[op.code].slow_int8:
+            found.setdefault(op, "LiteRT's int8 kernel is slower than the one for float and the conversions around it")
     if float_outputs:
         for op in graph.ops:
             last = all(not readers.get(t) and t in graph.outputs for t in op.outputs)

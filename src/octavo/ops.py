@@ -148,6 +148,7 @@ class Row:
       finest: activation bits -> scale(output) / the larger input scale that some kernel doesn't go below: it takes
         2 * the larger input scale / (2^shift * output scale) below 1 (add.cc, sub.cc), or input scale / (128 * output
         scale) (activations.cc, HardSwishPrepare). Empty where there is no such bound.
+      slow_int8: the int8 kernel takes several times as long as XNNPACK's float one and two conversions (bench-zoo).
       steps: largest error that the test accepts, in steps of the output.
       int16_steps: the same for int16, where it differs.
       because: why a precision is missing, in words, where "no kernel" isn't the whole reason.
@@ -175,6 +176,7 @@ class Row:
     needs: tuple[Need, ...] = ()
     rescale_version: int | None = None
     finest: Mapping[int, float] = field(default_factory=dict)
+    slow_int8: bool = False
     steps: float = 1.5
     int16_steps: float | None = None
     because: Mapping[str, str] = field(default_factory=dict)
@@ -333,7 +335,7 @@ _ROWS_BY_KIND: tuple[tuple[Row, ...], ...] = (
         _unary("RELU_N1_TO_1", 1, None),
         _unary("RELU_0_TO_1", 1, None),
         _unary("LEAKY_RELU", 1, 2, options_type="LeakyReluOptions", options={"alpha": 0.125}),
-        Row("PRELU", "aa", sample=Sample((_IMAGE, Const((1, 1, 4), 0.05, 0.4))), int8=1,
+        Row("PRELU", "aa", sample=Sample((_IMAGE, Const((1, 1, 4), 0.05, 0.4))), int8=1, slow_int8=True,
             because={"int16": "LiteRT's int16 kernel is wrong"}),
         _unary("ELU", 1, None),
         _unary("ABS", 2, 3, options_type="AbsOptions"),
