@@ -463,6 +463,22 @@ class TestDropIdentities:
         x = b.op("STRIDED_SLICE", [b.input("x", (2, 3)), *bounds], "y", (2, 3), "StridedSliceOptions")
         assert rewritten(b.program(b.unary("TANH", x, "out")), drop_identities) == after
 
+    @pytest.mark.parametrize("code", ["SELECT", "SELECT_V2"])
+    @pytest.mark.parametrize(("rows", "kept"), [([True] * 3, "yes"), ([False] * 3, "no"), ([True, False, True], None)])
+    def test_a_choice_that_is_made(self, code: str, rows: list[bool], kept: str | None) -> None:
+        b = Builder()
+        yes, no = b.input("yes", (3, 4)), b.input("no", (3, 4))
+        condition = b.const("condition", np.repeat(np.array(rows)[:, None], 4, axis=1))
+        y = b.op(code, [condition, yes, no], "chosen", (3, 4), f"{code.title().replace('_', '')}Options")
+        program = b.program(b.unary("TANH", y, "out"))
+        assert rewritten(program, drop_identities) == (["TANH"] if kept else [code, "TANH"])
+
+    def test_a_choice_that_stretches_stays(self) -> None:
+        b = Builder()
+        y = b.op("SELECT_V2", [b.const("condition", np.array(True)), b.input("row", (1, 4)), b.input("all", (3, 4))],
+                 "chosen", (3, 4), "SelectV2Options")  # fmt: skip
+        assert rewritten(b.program(b.unary("TANH", y, "out")), drop_identities) == ["SELECT_V2", "TANH"]
+
 
 class TestFoldConstants:
     def test_a_chain_of_shapes(self) -> None:

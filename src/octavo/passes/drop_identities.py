@@ -1,7 +1,8 @@
 """Ops that give out what they take are dropped.
 
 Algebra: x * 1 = x + 0 = x - 0 = x; a PAD by nothing, a TILE by ones, a CONCATENATION of one tensor and a CAST to the
-same type change nothing; neither does a SLICE or STRIDED_SLICE of everything.
+same type change nothing; neither does a SLICE or STRIDED_SLICE of everything, nor a SELECT whose condition is the same
+constant everywhere: jax.numpy.take with known indices chooses so between what it found and NaN.
 
 Refuses a fused activation, a constant that would stretch x to another shape, and an op that stands between an input and
 an output of the graph (one must be there).
@@ -73,6 +74,14 @@ def _whole_strided_slice(op: Op) -> Tensor | None:
     return _whole_slice(op) if forward and not masks else None
 
 
+def _decided(op: Op) -> Tensor | None:
+    condition = op.inputs[0]
+    if condition is None or not condition.is_constant or not condition.size:
+        return None
+    values = condition.values
+    return op.inputs[1] if values.all() else None if values.any() else op.inputs[2]
+
+
 _SAME: dict[str, Callable[[Op], Tensor | None]] = {
     "MUL": _neutral(1.0, either=True),
     "ADD": _neutral(0.0, either=True),
@@ -84,4 +93,6 @@ _SAME: dict[str, Callable[[Op], Tensor | None]] = {
     "CAST": _first,
     "SLICE": _whole_slice,
     "STRIDED_SLICE": _whole_strided_slice,
+    "SELECT": _decided,
+    "SELECT_V2": _decided,
 }
