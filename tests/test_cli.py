@@ -371,10 +371,10 @@ class TestCompare:
 
         carried = making._carried
 
-        def interrupted(prepared, recipe, *rest):
+        def interrupted(prepared, recipe, *rest, **named):
             if recipe.needs_ranges:
                 raise KeyboardInterrupt
-            return carried(prepared, recipe, *rest)
+            return carried(prepared, recipe, *rest, **named)
 
         monkeypatch.setattr(making, "_carried", interrupted)
         request = ["compare", "model.tflite", "--data", "data.npz", "-o", "out"]
