@@ -1,4 +1,4 @@
-"""How time and memory grow with the size of the model, the number of samples and the number of workers.
+"""How time and memory grow with the size of the model, up to gigabytes, and the number of samples and of workers.
 
     make bench-scaling
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,13 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "scaling.md"
 SIZE = 64  # pixels of an image
 MEGABYTE = 1e6
+LARGE = Path(__file__).parent.parent / "tools" / "large_model.py"
+AXES = {
+    "size": "MB of the float model",
+    "samples": "samples",
+    "workers": "local processes",
+    "large": "GB of the float model",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Point:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and small points, and nothing is written")
-    parser.add_argument("--only", choices=("size", "samples", "workers"), help="one question instead of three")
+    parser.add_argument("--only", choices=tuple(AXES), help="one question instead of all")
     parser.add_argument("--child", nargs=4, metavar=("WORK", "MODEL", "DATA", "WORKERS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -61,6 +69,7 @@ def main() -> None:
             "size": lambda: by_size(folder, [8, 16] if few else [16, 32, 48, 64]),
             "samples": lambda: by_samples(folder, [64, 128] if few else [200, 400, 800, 1600]),
             "workers": lambda: by_workers(folder, [1, 2] if few else [1, 2, 4], 128 if few else 3200),
+            "large": lambda: by_gigabytes(folder, [0.1, 0.2] if few else [0.5, 1, 2, 3]),
         }
         found = {name: ask() for name, ask in questions.items() if arguments.only in (None, name)}
     for name, curves in found.items():
@@ -69,7 +78,7 @@ def main() -> None:
             write(name, curves)
 
 
-# ---------------------------------------------------------------- the three questions
+# ---------------------------------------------------------------- the questions
 
 Curves = Mapping[str, Sequence[Point]]
 
@@ -105,6 +114,19 @@ def by_workers(folder: Path, counts: Sequence[int], samples: int) -> Curves:
     return {work: [measured(count, work, path, data, count) for count in counts] for work in ("integer, fast",)}
 
 
+def by_gigabytes(folder: Path, sizes: Sequence[float]) -> Curves:
+    """Gigabytes of a transformer-like model whose weights are read from disk as they are needed, and a plain copy."""
+    works = ("float16", "dynamic range", "weight-only", "copy")
+    curves: dict[str, list[Point]] = {work: [] for work in works}
+    for size in sizes:
+        path = folder / "large.tflite"
+        subprocess.run([sys.executable, str(LARGE), str(path), "--gigabytes", str(size)], check=True)
+        for work, points in curves.items():
+            points.append(measured(path.stat().st_size / 1e9, work, path, ""))
+        path.unlink()
+    return curves
+
+
 # ---------------------------------------------------------------- a point
 
 
@@ -115,19 +137,31 @@ def timed(work: str, model: str, data: str, workers: int) -> tuple[float, float]
     schemes: dict[str, Callable[[], octavo.Scheme]] = {
         "float16": octavo.float16,
         "dynamic range": octavo.dynamic_range,
+        "weight-only": octavo.weight_only,
         "integer, fast": lambda: octavo.integer(effort="fast"),
         "integer": octavo.integer,
     }
-    found = octavo.shards(data)
+    found = octavo.shards(data) if data else None
+    small = Path(model).with_suffix(".small")
     start, before = time.perf_counter(), sum(map(cpu_seconds, family(os.getpid())))
     with joblib.parallel_config(n_jobs=workers or None):
         if work == "evaluate":
             octavo.evaluate(model, found, threads=1)
+        elif work == "copy":
+            copy(Path(model), small)
         else:
             scheme = schemes[work]()
             calibration = found if scheme.kind == "integer" else None
-            octavo.quantize(model, scheme, calibration).save(Path(model).with_suffix(".small"), overwrite=True)
+            octavo.quantize(model, scheme, calibration).save(small, overwrite=True)
     return time.perf_counter() - start, sum(map(cpu_seconds, family(os.getpid()))) - before
+
+
+def copy(source: Path, target: Path) -> None:
+    """Read all and write all, to the disk itself."""
+    with source.open("rb") as read, target.open("wb") as written:
+        shutil.copyfileobj(read, written, 1 << 22)
+        written.flush()
+        os.fsync(written.fileno())
 
 
 def measured(x: float, work: str, model: Path, data: str, workers: int = 0) -> Point:
@@ -229,8 +263,6 @@ def shards(folder: Path, count: int, each: int = 250) -> str:
 
 
 # ---------------------------------------------------------------- the page
-
-AXES = {"size": "MB of the float model", "samples": "samples", "workers": "local processes"}
 
 
 def write(name: str, curves: Curves) -> None:
