@@ -79,8 +79,9 @@ def _started(job: Mapping[str, Any], log: IO[bytes]) -> Iterator[subprocess.Pope
 
 def _get_ready() -> None:
     """Import what lowering needs; the other process is busy for seconds."""
-    from octavo.tflite import read  # noqa: F401
+    from octavo.tflite import schema
 
+    schema.module()
     with suppress(MissingDependencyError):  # which is said when it is needed
         stablehlo.libraries()
 

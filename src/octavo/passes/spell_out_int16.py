@@ -56,7 +56,8 @@ def spell_out_int16(program: Program, recipe: Recipe, lacks: Callable[[Op], bool
             activations = recipe.scheme_of(op.keys).activations if op.code in _SPELLED else None
             wanted = activations is not None and (activations.bits == 16 or lacks(op))
             if wanted and op.outputs[0].dtype is DType.FLOAT32:
-                found |= _SPELLED[op.code](_Speller(editor, op))
+                spell, _ = _SPELLED[op.code]
+                found |= spell(_Speller(editor, op))
         editor.finish()
     if found:
         settle_versions(program)
@@ -176,29 +177,17 @@ def _picked(s: _Speller) -> bool:
     return False
 
 
-_SPELLED = {
-    "HARD_SWISH": _hard_swish,
-    "GELU": _gelu,
-    "PRELU": _prelu,
-    "SQUARED_DIFFERENCE": _squared_difference,
-    "RELU_N1_TO_1": _clip(-1.0, 1.0),
-    "RELU_0_TO_1": _clip(0.0, 1.0),
-    "DEPTH_TO_SPACE": _depth,
-    "SPACE_TO_DEPTH": _depth,
-    "REVERSE_V2": _picked,
-    "TILE": _picked,
+# How each is spelled, and the kinds of ops that may come of it.
+_SPELLED: Mapping[str, tuple[Callable[[_Speller], bool], frozenset[str]]] = {
+    "HARD_SWISH": (_hard_swish, frozenset({"ADD", "MUL"})),
+    "GELU": (_gelu, frozenset({"ADD", "LOGISTIC", "MUL"})),
+    "PRELU": (_prelu, frozenset({"ADD", "MAXIMUM", "MINIMUM", "MUL", "RELU"})),
+    "SQUARED_DIFFERENCE": (_squared_difference, frozenset({"MUL", "SUB"})),
+    "RELU_N1_TO_1": (_clip(-1.0, 1.0), frozenset({"MAXIMUM", "MINIMUM"})),
+    "RELU_0_TO_1": (_clip(0.0, 1.0), frozenset({"MAXIMUM", "MINIMUM"})),
+    "DEPTH_TO_SPACE": (_depth, frozenset({"RESHAPE", "TRANSPOSE"})),
+    "SPACE_TO_DEPTH": (_depth, frozenset({"RESHAPE", "TRANSPOSE"})),
+    "REVERSE_V2": (_picked, frozenset({"GATHER"})),
+    "TILE": (_picked, frozenset({"GATHER"})),
 }
-
-# What may come of each.
-PIECES: Mapping[str, frozenset[str]] = {
-    "HARD_SWISH": frozenset({"ADD", "MUL"}),
-    "GELU": frozenset({"ADD", "LOGISTIC", "MUL"}),
-    "PRELU": frozenset({"ADD", "MAXIMUM", "MINIMUM", "MUL", "RELU"}),
-    "SQUARED_DIFFERENCE": frozenset({"MUL", "SUB"}),
-    "RELU_N1_TO_1": frozenset({"MAXIMUM", "MINIMUM"}),
-    "RELU_0_TO_1": frozenset({"MAXIMUM", "MINIMUM"}),
-    "DEPTH_TO_SPACE": frozenset({"RESHAPE", "TRANSPOSE"}),
-    "SPACE_TO_DEPTH": frozenset({"RESHAPE", "TRANSPOSE"}),
-    "REVERSE_V2": frozenset({"GATHER"}),
-    "TILE": frozenset({"GATHER"}),
-}
+PIECES: Mapping[str, frozenset[str]] = {code: pieces for code, (_, pieces) in _SPELLED.items()}
