@@ -71,7 +71,7 @@ def _per_channel(values: np.ndarray, channels: int, rank: int) -> np.ndarray | N
 
 
 def _linear_parts(editor: Editor, op: Op) -> tuple[Weights, np.ndarray, np.ndarray] | None:
-    """(where the weights are, weights, bias) of a linear op, in float64; None if they aren't its own constants."""
+    """(where the weights are, weights, bias) of a linear op; None if they aren't its own constants."""
     facts = OPS[op.code].weights
     assert facts is not None and facts.bias is not None and facts.axis is not None
     kernel = op.inputs[facts.index]
@@ -82,7 +82,7 @@ def _linear_parts(editor: Editor, op: Op) -> tuple[Weights, np.ndarray, np.ndarr
     offset = np.zeros(kernel.shape[facts.axis]) if bias is None else float_values(bias)
     if offset is None or offset.shape != (kernel.shape[facts.axis],):
         return None
-    return facts, values.astype(np.float64), offset.astype(np.float64)
+    return facts, values, offset.astype(np.float64)
 
 
 def _fold_after(editor: Editor, op: Op) -> None:
@@ -102,9 +102,10 @@ def _fold_after(editor: Editor, op: Op) -> None:
         return
     along = [1] * kernel.ndim
     along[facts.axis or 0] = -1
-    factor = constant if op.code == "MUL" else np.full(bias.size, -1.0 if op.code == "SUB" and first else 1.0)
+    factor = constant if op.code == "MUL" else np.full(bias.size, -1.0) if op.code == "SUB" and first else None
     added = {"MUL": np.zeros_like(constant), "ADD": constant, "SUB": constant if first else -constant}[op.code]
-    if not _store(editor, linear, facts, kernel * factor.reshape(along), bias * factor + added):
+    scaled_kernel = None if factor is None else kernel * factor.reshape(along)
+    if not _store(editor, linear, facts, scaled_kernel, (bias if factor is None else bias * factor) + added):
         return
     editor.merge(op, linear)
     if inner == _NONE and outer != _NONE:
@@ -127,16 +128,18 @@ def _fold_before(editor: Editor, op: Op) -> None:
     spread = None if constant is None else _along_inputs(linear, kernel, constant)
     if spread is None:
         return
+    weighted = np.multiply(kernel, spread, dtype=np.float64)
+    new_kernel = None
     if op.code == "MUL":
-        kernel = kernel * spread
+        new_kernel = weighted
     else:
         if linear.code == "TRANSPOSE_CONV" or (linear.code != "FULLY_CONNECTED" and linear.option("padding") != _VALID):
             return
         axes = tuple(axis for axis in range(kernel.ndim) if axis != facts.axis)
         sign = -1.0 if op.code == "SUB" and not first else 1.0
-        bias = bias + sign * (kernel * spread).sum(axis=axes)
-        kernel = -kernel if op.code == "SUB" and first else kernel
-    if _store(editor, linear, facts, kernel, bias):
+        bias = bias + sign * weighted.sum(axis=axes)
+        new_kernel = -kernel if op.code == "SUB" and first else None
+    if _store(editor, linear, facts, new_kernel, bias):
         editor.set_input(linear, facts.data, x)
         editor.remove(op)
 
@@ -151,16 +154,17 @@ def _along_inputs(linear: Op, kernel: np.ndarray, constant: np.ndarray) -> np.nd
     return constant[0] if constant.size and (constant == constant[0]).all() else None
 
 
-def _store(editor: Editor, linear: Op, facts: Weights, kernel: np.ndarray, bias: np.ndarray) -> bool:
-    """Give the op new weights and bias; False if they would leave float32's range."""
+def _store(editor: Editor, linear: Op, facts: Weights, kernel: np.ndarray | None, bias: np.ndarray) -> bool:
+    """Give the op new weights (None: it keeps its own) and bias; False if they would leave float32's range."""
     old = linear.inputs[facts.index]
     with np.errstate(over="ignore", under="ignore"):
-        new_kernel, new_bias = kernel.astype(np.float32), bias.astype(np.float32)
-    if not (np.isfinite(new_kernel).all() and np.isfinite(new_bias).all()):
+        new_kernel, new_bias = None if kernel is None else kernel.astype(np.float32), bias.astype(np.float32)
+    if not ((new_kernel is None or np.isfinite(new_kernel).all()) and np.isfinite(new_bias).all()):
         return False
     assert old is not None and facts.bias is not None
     had_bias = facts.bias < len(linear.inputs) and linear.inputs[facts.bias] is not None
-    editor.set_input(linear, facts.index, editor.constant(old.name, new_kernel))
+    if new_kernel is not None:
+        editor.set_input(linear, facts.index, editor.constant(old.name, new_kernel))
     if had_bias or new_bias.any():
         before = linear.inputs[facts.bias] if had_bias else None
         name = f"{linear.outputs[0].name}/bias" if before is None else before.name
