@@ -23,6 +23,7 @@ from octavo.passes.fold_scales import fold_scales
 from octavo.passes.fold_transpose import fold_transpose
 from octavo.passes.fuse_activations import fuse_activations
 from octavo.passes.hoist_channelwise import hoist_channelwise
+from octavo.passes.keep_dims import keep_dims
 from octavo.passes.pin_arguments import pin_arguments
 from octavo.passes.recognise_embedding import recognise_embedding
 from octavo.passes.recognise_functions import recognise_functions
@@ -63,6 +64,7 @@ PASSES = (
     spell_out,  # DIV by a constant is a MUL for fold_scales and recognise_hard_swish
     drop_identities,  # x * 1 stands between no two ops any longer
     cancel_moves,  # nor does a reshape
+    keep_dims,  # after cancel_moves made RESHAPE of SQUEEZE and EXPAND_DIMS
     fold_transpose,  # a transpose that nothing cancelled
     recognise_relu,  # gives fuse_activations its RELU and RELU6
     hoist_channelwise,  # brings bias and activation of a 1-D convolution to where fold_scales finds them
