@@ -71,16 +71,26 @@ def activation_params(low: float, high: float, qtype: QType) -> QParams:
     low, high = float(low), float(high)
     if not (abs(low) <= _FLOAT32_MAX and abs(high) <= _FLOAT32_MAX and low <= high):
         raise ValueError(f"[{low}, {high}] is no range of finite float32 values")
-    low, high = min(low, 0.0), max(high, 0.0)
+    scale, zero_point = activation_scales(np.array([low]), np.array([high]), qtype)
+    return QParams(scale, zero_point)
+
+
+def activation_scales(low: np.ndarray, high: np.ndarray, qtype: QType) -> tuple[np.ndarray, np.ndarray]:
+    """What `activation_params` gives for many ranges at once: (scales as float32, zero points).
+
+    Args:
+      low, high: the bounds of each range, of one shape, finite float32 values and in order.
+      qtype: the activations' type.
+    """
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     if qtype.symmetric:
-        return QParams(_scales(np.array([max(-low, high)]), qtype.qmax), np.zeros(1, np.int64))
+        return _scales(np.maximum(-low, high), qtype.qmax), np.zeros(low.shape, np.int64)
     steps = qtype.qmax - qtype.qmin
-    if (high - low) / steps < _SMALLEST_NORMAL:
-        low, high = 0.0, 1.0
+    tiny = (high - low) / steps < _SMALLEST_NORMAL
+    low, high = np.where(tiny, 0.0, low), np.where(tiny, 1.0, high)
     # low * steps / span and not low / scale: [-1, 1] has its zero point exactly between two codes, and must land on
     # the same one as in TensorFlow's converter whatever float32 does to the scale.
-    zero_point = round_half_away(qtype.qmin - low * steps / (high - low))
-    return QParams(_scales(np.array([high - low]), steps), zero_point)
+    return _scales(high - low, steps), round_half_away(qtype.qmin - low * steps / (high - low))
 
 
 def weight_params(weights: np.ndarray, qtype: QType, axis: int | None) -> QParams:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from octavo import numerics
-from octavo.qtypes import QParams, QType
+from octavo.qtypes import QType
 
 _STEPS = 48  # candidates for each bound, per pass
 _NARROWEST = 0.1  # of the observed bound
@@ -43,14 +43,17 @@ def best_range(values: np.ndarray, counts: np.ndarray, low: float, high: float, 
             if (low, high)[side] == 0:
                 continue
             bounds = (low, high)[side] * factors
-            pairs = [(best[0], b) if side else (b, best[1]) for b in bounds]
-            params = [numerics.activation_params(*pair, qtype) for pair in pairs]
-            best = pairs[int(np.argmin([squared_error(values, shares, p, qtype) for p in params]))]
+            lows, highs = (np.full(_STEPS, best[0]), bounds) if side else (bounds, np.full(_STEPS, best[1]))
+            least = int(np.argmin(squared_errors(values, shares, lows, highs, qtype)))
+            best = (float(lows[least]), float(highs[least]))
     return best
 
 
-def squared_error(values: np.ndarray, shares: np.ndarray, qparams: QParams, qtype: QType) -> float:
-    """Mean squared error of quantizing `values` (with weights `shares`) with `qparams`."""
-    scale, zero_point = float(qparams.scale[0]), int(qparams.zero_point[0])
+def squared_errors(
+    values: np.ndarray, shares: np.ndarray, lows: np.ndarray, highs: np.ndarray, qtype: QType
+) -> np.ndarray:
+    """Mean squared error of quantizing `values` (with weights `shares`) with each of some ranges."""
+    scales, zero_points = numerics.activation_scales(lows, highs, qtype)
+    scale, zero_point = scales.astype(np.float64)[:, None], zero_points[:, None]
     codes = np.clip(np.rint(values / scale), qtype.qmin - zero_point, qtype.qmax - zero_point)
-    return float(((values - codes * scale) ** 2) @ shares)
+    return ((values - codes * scale) ** 2) @ shares
