@@ -22,6 +22,7 @@ from octavo.passes.fold_constants import fold_constants
 from octavo.passes.fold_pad import fold_pad, same_padding
 from octavo.passes.fold_scales import fold_scales
 from octavo.passes.fuse_activations import fuse_activations
+from octavo.passes.keep_dims import keep_dims
 from octavo.passes.pin_arguments import pin_arguments
 from octavo.passes.pipeline import PASSES, normalise
 from octavo.passes.recognise_hard_swish import recognise_hard_swish
@@ -478,6 +479,43 @@ class TestDropIdentities:
         y = b.op("SELECT_V2", [b.const("condition", np.array(True)), b.input("row", (1, 4)), b.input("all", (3, 4))],
                  "chosen", (3, 4), "SelectV2Options")  # fmt: skip
         assert rewritten(b.program(b.unary("TANH", y, "out")), drop_identities) == ["SELECT_V2", "TANH"]
+
+
+class TestKeepDims:
+    @staticmethod
+    def pooled(
+        b: Builder, shape: tuple[int, ...], keeps: bool = False, code: str = "MEAN", axes: Any = (1, 2)
+    ) -> Tensor:
+        """A reduction over height and width, reshaped."""
+        made = (1, 1, 1, 4) if keeps else (1, 4)
+        operands = [b.input("x", IMAGE), b.const("axes", np.array(axes, np.int32))]
+        return b.reshape(b.op(code, operands, "pool", made, "ReducerOptions", keepDims=keeps), "shaped", shape)
+
+    @pytest.mark.parametrize("code", ["MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"])
+    @pytest.mark.parametrize(("keeps", "shape"), [(False, (1, 1, 1, 4)), (True, (1, 4)), (True, (1, 1, 1, 4))])
+    def test_a_reshape_becomes_an_option(self, code: str, keeps: bool, shape: tuple[int, ...]) -> None:
+        b = Builder()
+        program = b.program(b.unary("TANH", self.pooled(b, shape, keeps, code, (-2, 1)), "out"))
+        assert rewritten(program, keep_dims) == [code, "TANH"]
+        assert program.main.ops[0].option("keepDims") is (len(shape) == 4)
+        assert program.main.ops[0].outputs[0].name == "shaped"
+
+    @pytest.mark.parametrize("shape", [(4,), (1, 1, 4), (2, 2), (1, 1, 4, 1)])
+    def test_other_shapes_stay(self, shape: tuple[int, ...]) -> None:
+        b = Builder()
+        assert rewritten(b.program(self.pooled(b, shape)), keep_dims) == ["MEAN", "RESHAPE"]
+
+    def test_what_something_else_reads_stays(self) -> None:
+        b = Builder()
+        shaped = self.pooled(b, (1, 1, 1, 4))
+        pool = b.graph.ops[0].outputs[0]
+        assert rewritten(b.program(shaped, b.unary("TANH", pool, "out")), keep_dims) == ["MEAN", "RESHAPE", "TANH"]
+
+    def test_open_sizes_stay(self) -> None:
+        b = Builder()
+        program = b.program(self.pooled(b, (1, 1, 1, 4)))
+        program.main.inputs[0].shape_signature = (-1, 6, 8, 4)
+        assert rewritten(program, keep_dims) == ["MEAN", "RESHAPE"]
 
 
 class TestFoldConstants:
