@@ -33,7 +33,7 @@ def dense() -> Program:
 
 def all_needs(program: Program) -> Needs:
     ops = tuple(op for op in program.ops() if op.code == "FULLY_CONNECTED")
-    return Needs(True, ops, frozenset(ops), frozenset(ops), channels=True)
+    return Needs(True, ops, frozenset(ops), frozenset(ops), dict.fromkeys(ops, 64), channels=True)
 
 
 class TestBlocks:
@@ -100,7 +100,7 @@ class TestWorkers:
         block = Block(7, 2, [({"x": X[0]}, True), ({"x": X[1]}, True)])
         runs = home.window.runs
 
-        def fail_second(arrays: Any, anew: bool) -> Any:
+        def fail_second(arrays: Any, anew: bool, views: bool) -> Any:
             if arrays[0] is X[1] or np.array_equal(arrays[0], X[1]):
                 raise RunError("LiteRT can't run it")
             return runs(arrays, anew)

@@ -78,7 +78,9 @@ class Window:
         own += [watch.tensor for watch in self._states]
         return own + [tensor for loop in self._loops for tensor in loop.body.watched]
 
-    def runs(self, sample: Sequence[np.ndarray], anew: bool = True) -> Iterator[dict[Tensor, np.ndarray]]:
+    def runs(
+        self, sample: Sequence[np.ndarray], anew: bool = True, views: bool = False
+    ) -> Iterator[dict[Tensor, np.ndarray]]:
         """Run once; the values of each float tensor that this run computes, by tensor of the original program.
 
         One dict for the run, then one for each turn of each of its loops.
@@ -86,8 +88,9 @@ class Window:
         Args:
           sample: one array per input.
           anew: whether the model's state starts anew; else it goes on from the run before.
+          views: the arrays may be LiteRT's own memory, which saves copies: to be let go of before the next run.
         """
-        values = self.run(sample, anew)
+        values = self.run(sample, anew, views and not (self._states or self._loops))
         for watch in self._states:
             values.update(watch.values(values, anew))
         return self.show(values)
@@ -98,12 +101,12 @@ class Window:
         for loop in self._loops:
             yield from loop.turns(values)
 
-    def run(self, sample: Sequence[np.ndarray], anew: bool = True) -> dict[Tensor, np.ndarray]:
+    def run(self, sample: Sequence[np.ndarray], anew: bool = True, views: bool = False) -> dict[Tensor, np.ndarray]:
         """Run once; the values of everything shown, of other types too: what loops are handed and what is given out."""
         if anew:
             self.session.reset()
         self.session.resize([array.shape for array in sample])
-        results = dict(zip(self._outputs, self.session.invoke(sample), strict=True))
+        results = dict(zip(self._outputs, self.session.invoke(sample, views), strict=True))
         return {
             shown.source: results[shown.here]
             for shown in self._shown

@@ -9,7 +9,9 @@ import numpy as np
 
 # Codes of `Moments` lie in [-2^14, 2^14]: products of 2^28, so sums over 2^34 vectors stay exact in int64.
 _MANTISSA = 14
-_TOGETHER = 512  # vectors that are multiplied at once: one large matrix product instead of many small ones
+# Vectors that are multiplied at once, one large matrix product instead of many small ones; and when they are too large.
+_TOGETHER = 512
+_TOGETHER_BYTES = 1 << 22
 
 
 @dataclass
@@ -144,6 +146,11 @@ class Histogram:
         return np.append(middles, 0.0), np.append(self.counts[used], self.zeros)
 
 
+def _shifted(rows: np.ndarray, exponent: int) -> np.ndarray:
+    """Multiply by a power of two; exact, and by the faster of two ways where the factor is a float32."""
+    return rows * np.float32(2.0**exponent) if abs(exponent) < 120 else np.ldexp(rows, exponent)
+
+
 def _halved(first: int, counts: np.ndarray) -> tuple[int, np.ndarray]:
     """The bins of twice the width: (number of the first, counts)."""
     lead = first % 2
@@ -183,15 +190,16 @@ class Moments:
     def update(self, rows: np.ndarray) -> None:
         """Add one sample's vectors: (positions, groups, features), finite."""
         self.count += len(rows)
-        largest = float(np.abs(rows).max(initial=0.0))
+        largest = max(float(rows.max(initial=0.0)), -float(rows.min(initial=0.0)))
         if largest == 0 or not np.isfinite(largest):
             return
         # Every second exponent: fewer sums to keep.
         exponent = 2 * -(-int(np.frexp(largest)[1]) // 2)
-        codes = np.rint(np.ldexp(rows, _MANTISSA - exponent)).astype(np.int16)
+        codes = np.rint(_shifted(rows, _MANTISSA - exponent)).astype(np.int16)
         waiting = self._waiting.setdefault(exponent, [])
         waiting.append(codes)
-        if sum(len(codes) for codes in waiting) >= _TOGETHER:
+        vectors, nbytes = sum(map(len, waiting)), sum(codes.nbytes for codes in waiting)
+        if vectors >= _TOGETHER or nbytes >= _TOGETHER_BYTES:
             self._flush(exponent)
 
     def _flush(self, exponent: int) -> None:

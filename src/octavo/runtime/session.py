@@ -175,8 +175,12 @@ class Session:
         self._shapes = [tuple(shape) for shape in shapes]
         self._allocate()
 
-    def invoke(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The inner loop of `run`: no names, no checks beyond LiteRT's own, present shapes only. Outputs are copies."""
+    def invoke(self, arrays: Sequence[np.ndarray], views: bool = False) -> list[np.ndarray]:
+        """The inner loop of `run`: no names, no checks beyond LiteRT's own, present shapes only.
+
+        Outputs are copies; with `views` they are LiteRT's own memory where it can be shown. Then LiteRT refuses to run
+        again until all of them are let go of.
+        """
         self._dirty = True
         if self.entry.runner is not None:
             return self._invoke_signature(arrays)
@@ -187,7 +191,7 @@ class Session:
             interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             raise self._refused("can't run it", error) from None
-        return self._results()
+        return self._results(views)
 
     @property
     def interpreter(self) -> Any:
@@ -219,12 +223,16 @@ class Session:
             return self._results()  # it ran, and its runner stumbled over an output
         return [results[p.name] for p in self.outputs]
 
-    def _results(self) -> list[np.ndarray]:
+    def _results(self, views: bool = False) -> list[np.ndarray]:
         """The outputs, once it ran. LiteRT doesn't give out a tensor without elements, such as no boxes found."""
+        views = views and self.entry.subgraph == 0  # of which LiteRT shows its memory
         found = []
         for p in self.outputs:
             try:
-                found.append(self._interpreter.get_tensor(p.index, self.entry.subgraph))
+                if views:
+                    found.append(self._interpreter.tensor(p.index)())
+                else:
+                    found.append(self._interpreter.get_tensor(p.index, self.entry.subgraph))
             except (ValueError, RuntimeError) as error:
                 shape = self.entry.shape_of(p.index, self._interpreter)
                 if _EMPTY not in str(error) or 0 not in shape:
