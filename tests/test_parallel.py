@@ -81,7 +81,7 @@ def expected(rows) -> bytes:
 def test_merging_is_exact_and_associative(rows):
     program = prepare(small_model()).program
     ops = tuple(op for op in program.ops() if op.code in ("CONV_2D", "FULLY_CONNECTED"))
-    needs = Needs(histograms=True, moments=ops, gram=frozenset(ops), rows=16)
+    needs = Needs(histograms=True, moments=ops, gram=frozenset(ops), rows=dict.fromkeys(ops, 16))
     whole = collect(program, rows, needs=needs)
     a, b, c = (collect(program, part, needs=needs) for part in (rows[:1], rows[1:40], rows[40:]))
     for merged in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(a).merge(b)):

@@ -10,6 +10,8 @@ import pytest
 import octavo
 from graphs import Builder
 from octavo import numerics
+from octavo.calibrate.probes import Probes
+from octavo.calibrate.run import Needs, collect
 from octavo.graph import Program
 from octavo.making import prepare
 from octavo.model import Model
@@ -150,18 +152,52 @@ def test_the_sensitive_ops_stay_in_float_on_a_target_that_takes_floats() -> None
     assert any("8 bits leave the worst output" in note for note in device.notes)
 
 
-def test_data_that_is_read_once_is_said_so() -> None:
-    small = octavo.quantize(Model(cancelling()), octavo.integer(), iter(samples()))
+def test_data_that_is_read_once_is_measured_as_well() -> None:
+    """What calibration kept is enough, but channels aren't leveled, which takes another pass."""
+    model, data = Model(cancelling()), samples()
+    small = octavo.quantize(model, octavo.integer(), iter(data))
     assert any("only once" in note for note in small.notes)
-    assert not any("measured:" in d.reason for d in small.summary().in_float)
+    assert any("measured:" in d.reason for d in small.summary().in_float)
+    assert quality(model, small, data) > ENOUGH
+    assert not any("only once" in note for note in octavo.quantize(model, octavo.integer(), data).notes)
+
+
+def test_the_steps_of_a_sequence_that_is_read_once_cant_be_measured() -> None:
+    small = octavo.quantize(Model(cancelling()), octavo.integer(), octavo.Sequences(iter([samples(4)])))
+    assert any("wasn't measured" in note for note in small.notes)
 
 
 def test_probes_dont_depend_on_the_order() -> None:
     program, data = prepare(Model(plain())).program, samples(40)
-    judges = [Judge.of(program, order) for order in (data, data[::-1])]
-    assert len(judges[0].rows) == 16
-    for mine, its in zip(judges[0].rows, judges[1].rows, strict=True):
-        np.testing.assert_array_equal(mine[0], its[0])
+    orders = (data, data[::-1])
+    judges = [Judge.of(program, order) for order in orders]
+    kept = [collect(program, order, needs=Needs(probes=16)).probes for order in orders]
+    judges += [Judge.of(program, data, probes) for probes in kept]
+    assert [len(judge.rows) for judge in judges] == [16] * 4
+    for judge in judges[1:]:
+        for mine, its in zip(judges[0].rows, judge.rows, strict=True):
+            np.testing.assert_array_equal(mine[0], its[0])
+        for mine, its in zip(judges[0].wanted, judge.wanted, strict=True):
+            np.testing.assert_allclose(mine[0], its[0], rtol=1e-5, atol=1e-6)
+
+
+def test_probes_of_several_workers_are_those_of_one() -> None:
+    outputs = [np.zeros(1, np.float32)]
+    shown = [(number * 7919 % 101, np.full(3, number)) for number in range(60)]
+    whole, parts = Probes(5), [Probes(5) for _ in range(3)]
+    for index, (checksum, row) in enumerate(shown):
+        whole.update(checksum, [row], outputs)
+        parts[index % 3].update(checksum, [row], outputs)
+    merged = parts[2].merge(parts[0]).merge(parts[1])
+    assert sorted(merged.kept) == sorted(whole.kept) == sorted(checksum for checksum, _ in shown)[:5]
+    for checksum, (rows, _) in whole.kept.items():
+        np.testing.assert_array_equal(merged.kept[checksum][0][0], rows[0])
+
+
+def test_probes_are_not_kept_where_state_is_carried_along() -> None:
+    program, data = prepare(Model(plain())).program, samples(6)
+    assert collect(program, octavo.Sequences([data]), needs=Needs(probes=16)).probes is None
+    assert collect(program, data).probes is None
 
 
 @pytest.mark.parametrize("io", ["float32", "int8", "uint8"])

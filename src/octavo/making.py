@@ -86,7 +86,7 @@ def fitting(
 ) -> tuple[Recipe, Model]:
     """What `recipe`, as the terms amend it, makes of `prepared`, or something better where that is poor.
 
-    See `octavo.remedy`. The samples are read again for this, so data that can be read only once leave it as it is.
+    See `octavo.remedy`. To level channels the samples are read again, so it isn't tried if they can be read only once.
     """
     recipe, made, known = _amended(prepared, recipe, seen, terms, progress)
     return recipe, _improved(made, known, prepared, recipe, seen, calibration, progress, terms)
@@ -119,15 +119,16 @@ def _improved(
     )
     if not eight or scheme.effort == "fast" or calibration is None or is_trained(prepared.program):
         return made
-    if reads_once(calibration):
+    once = reads_once(calibration)
+    if once and seen.probes is None:
         note = "the samples can be read only once, so it wasn't measured whether 8 bits are enough: pass a function"
         return Model(made.program, made.decisions, (*made.notes, note), made.path)
     try:
-        judge = Judge.of(prepared.program, calibration)
+        judge = Judge.of(prepared.program, calibration, seen.probes)
         first = best = in_db(judge.noise(made.program))
     except (RunError, DataError):  # a custom op, or samples by signature: nothing can be measured
         return made
-    if best < ENOUGH and scheme.per_channel:
+    if best < ENOUGH and scheme.per_channel and not once:
         leveled = level(prepared, calibration, progress)
         if leveled is not prepared:
             seen_leveled = observe(leveled, recipe, calibration, progress)
@@ -140,6 +141,8 @@ def _improved(
         return made
     found = f"8 bits leave the worst output {first:.1f} dB on {len(judge.rows)} of the samples"
     told = f"with channels scaled or ops in float: {best:.1f} dB" if best > first else "octavo inspect tells where"
+    if once:
+        told += "; the samples can be read only once, so scaling channels wasn't tried: pass a function"
     return Model(made.program, made.decisions, (*made.notes, f"{found}; {told}"), made.path)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from octavo import numerics
 from octavo.calibrate.data import InputSpec
+from octavo.calibrate.probes import PROBES, Probes
 from octavo.calibrate.sequences import steps
 from octavo.graph import DType, Graph, Op, Program, Tensor
 from octavo.ops import OPS, Tie
@@ -35,7 +36,6 @@ from octavo.unfold import weights_of
 
 ENOUGH = 18.0  # dB
 WORTH = 1.0  # dB that ops in float have to gain, because they cost time and bytes
-_PROBES = 16  # samples on which models are measured
 _SINGLE = 3  # samples on which single activations are
 _ROUNDS = 3
 
@@ -53,19 +53,25 @@ class Judge:
     wanted: list[list[np.ndarray]]
 
     @classmethod
-    def of(cls, program: Program, data: object) -> Judge:
-        """Raises what reading the data or running the model raises."""
+    def of(cls, program: Program, data: object, probes: Probes | None = None) -> Judge:
+        """The judge of a float program, by what calibration kept; without that, by running it on the data.
+
+        Raises what reading the data or running the model raises.
+        """
+        if probes is not None:
+            kept = [probes.kept[checksum] for checksum in sorted(probes.kept)]
+            return cls([row for row, _ in kept], [outputs for _, outputs in kept])
         session = Session(write(program))
         specs = [InputSpec(port.name, port.shape_signature, port.dtype) for port in session.inputs]
         rows: list[tuple[int, int, list[np.ndarray]]] = []
         for number, (sample, _) in enumerate(steps(data, specs)):
             row = [sample[spec.name] for spec in specs]
             rows.append((zlib.crc32(b"".join(array.tobytes() for array in row)), number, row))
-            rows = sorted(rows, key=lambda entry: entry[0])[:_PROBES]
+            rows = sorted(rows, key=lambda entry: entry[0])[:PROBES]
         found = [row for _, _, row in rows]
         return cls(found, [_outputs(session, row) for row in found])
 
-    def noise(self, program: Program, count: int = _PROBES) -> np.ndarray:
+    def noise(self, program: Program, count: int = PROBES) -> np.ndarray:
         """For each output, the power of its error as a share of its own, on the first `count` samples.
 
         An output that isn't float, isn't finite, or is 0 throughout, has no error.

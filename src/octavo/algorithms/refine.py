@@ -22,6 +22,7 @@ from octavo.algorithms.layer import Chosen, Layer, Rounder, work
 from octavo.algorithms.smoothquant import groups, smooth
 from octavo.calibrate.halves import Halves
 from octavo.calibrate.observers import ChannelBounds
+from octavo.calibrate.probes import PROBES
 from octavo.calibrate.run import Needs, Statistics
 from octavo.graph import DType, Graph, Op, Program, Tensor
 from octavo.parallel import reduce
@@ -31,7 +32,11 @@ from octavo.qtypes import INT8, QParams, QType
 from octavo.recipe import Recipe, Scheme
 from octavo.unfold import from_matrix, matrix_shape, scale_matrix, to_matrix, weights_of
 
-_ROWS = 3200  # input vectors per op, from all samples together
+# Input vectors per op, from all samples together. Depthwise convolutions of many channels get fewer: they have a Gram
+# matrix for each channel, small ones, so that vectors suffice in which so many products are, but enough per feature.
+_ROWS = 3200
+_PRODUCTS = 1 << 25
+_ROWS_PER_FEATURE = 32
 
 
 def needs(program: Program, recipe: Recipe, count: int | None = None) -> Needs:
@@ -44,16 +49,23 @@ def needs(program: Program, recipe: Recipe, count: int | None = None) -> Needs:
     """
     schemes = {op: _scheme(op, recipe) for op in program.ops() if weights_of(op)}
     wanted = [op for op, scheme in schemes.items() if scheme.effort != "fast" and scheme.weights is not None]
-    rows = 32 if count is None else int(np.clip(_ROWS // max(count, 1), 16, 1024))
-    rows *= 4 if recipe.scheme.effort == "best" else 1
     return Needs(
-        rows=rows,
+        rows={op: _rows(op, recipe, count) for op in wanted},
         histograms=recipe.needs_ranges and recipe.scheme.effort != "fast",
         moments=tuple(wanted),
         gram=frozenset(wanted),
         bounds=frozenset(op for op in wanted if not schemes[op].per_channel),
         channels=recipe.scheme.effort != "fast" and any(True for g in program.graphs for _ in groups(program, g)),
+        probes=PROBES if recipe.needs_ranges and recipe.scheme.effort != "fast" else 0,
     )
+
+
+def _rows(op: Op, recipe: Recipe, count: int | None) -> int:
+    """How many input vectors are drawn from each sample."""
+    matrices, _, features = matrix_shape(op)
+    allowed = max(_ROWS_PER_FEATURE * features, _PRODUCTS // (matrices * features**2)) if matrices > 1 else _ROWS
+    rows = 32 if count is None else int(np.clip(min(_ROWS, allowed) // max(count, 1), 16, 1024))
+    return rows * 4 if recipe.scheme.effort == "best" else rows
 
 
 def _scheme(op: Op, recipe: Recipe) -> Scheme:

@@ -20,6 +20,7 @@ from octavo.calibrate.blocks import Block, blocks
 from octavo.calibrate.expose import Window, entries
 from octavo.calibrate.halves import Halves
 from octavo.calibrate.observers import ChannelBounds, Histogram, MinMax
+from octavo.calibrate.probes import Probes
 from octavo.calibrate.sequences import step_count
 from octavo.errors import DataError, RunError
 from octavo.graph import Op, Program, Signature, Tensor
@@ -40,16 +41,18 @@ class Needs:
       moments: means of the inputs of these ops' matrix products ...
       gram: ... and the Gram matrices of those among them.
       bounds: ... and those of whose inputs the bounds of every channel are noted too.
-      rows: how many of a sample's input vectors are looked at, per op.
+      rows: how many of a sample's input vectors are looked at, for each op of `moments`.
       channels: bounds of every channel (index of the last dimension) of every float tensor.
+      probes: how many samples are kept with the outputs of the main subgraph.
     """
 
     histograms: bool = False
     moments: tuple[Op, ...] = ()
     gram: frozenset[Op] = frozenset()
     bounds: frozenset[Op] = frozenset()
-    rows: int = 64
+    rows: Mapping[Op, int] = field(default_factory=dict)
     channels: bool = False
+    probes: int = 0
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Statistics:
       moments: likewise; by op.
       recorded: ranges that the model brought along; they count instead of observed ones.
       channels: see `Needs`.
+      probes: likewise; None if there are none, or they can't be told from what came before them.
     """
 
     bounds: dict[Tensor, MinMax] = field(default_factory=dict)
@@ -69,6 +73,7 @@ class Statistics:
     moments: dict[Op, Halves] = field(default_factory=dict)
     recorded: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
     channels: dict[Tensor, ChannelBounds] = field(default_factory=dict)
+    probes: Probes | None = None
 
     @property
     def ranges(self) -> dict[Tensor, tuple[float, float]]:
@@ -84,6 +89,7 @@ class Statistics:
             _merged(self.moments, other.moments),
             {**self.recorded, **other.recorded},
             _merged(self.channels, other.channels),
+            self.probes.merge(other.probes) if self.probes and other.probes else self.probes or other.probes,
         )
 
 
@@ -119,6 +125,8 @@ def collect(program: Program, data: Any, progress: bool = False, needs: Needs | 
     # An op that no sample reached (in a branch that none took) has no statistics.
     found.moments = {op: moments for op, moments in found.moments.items() if data_of(op) in reached}
     found.histograms = {tensor: seen for tensor, seen in found.histograms.items() if tensor in reached}
+    if found.probes and (found.probes.carried or len(passes) > 1 or passes[0][0].window.graph is not program.main):
+        found.probes = None
     return found
 
 
@@ -134,7 +142,7 @@ def _parts(found: Statistics) -> tuple[dict[Any, Any], ...]:
     return found.bounds, found.histograms, found.moments, found.channels
 
 
-_Packed = tuple[list[dict[int, Any]], set[int]]
+_Packed = tuple[list[dict[int, Any]], Probes | None, set[int]]
 
 
 @dataclass(frozen=True)
@@ -175,23 +183,33 @@ class _Pass:
         """The statistics with tensors and ops as numbers, for each copy of the program has its own."""
         numbers = {member: number for number, member in enumerate(self.members)}
         parts = [{numbers[key]: value for key, value in part.items()} for part in _parts(state.found)]
-        return parts, {numbers[tensor] for tensor in state.reached}
+        return parts, state.found.probes, {numbers[tensor] for tensor in state.reached}
 
     def merge(self, state: _Seen, packed: _Packed) -> None:
-        parts, reached = packed
+        parts, probes, reached = packed
         for known, new in zip(_parts(state.found), parts, strict=True):
             for number in list(new):  # one by one: Gram matrices are large
                 member, value = self.members[number], new.pop(number)
                 known[member] = known[member].merge(value) if member in known else value
+        if state.found.probes and probes:
+            state.found.probes = state.found.probes.merge(probes)
         state.reached |= {self.members[number] for number in reached}
 
     def _show(self, state: _Seen, sample: dict[str, np.ndarray], anew: bool) -> None:
         arrays = [sample[spec.name] for spec in self.window.specs]
         seed = _seed(arrays)
         rng = np.random.default_rng(seed)
-        for together in _several(self.window.runs(arrays, anew)):
+        for number, together in enumerate(_several(self.window.runs(arrays, anew, views=True))):
+            if number == 0 and state.found.probes:
+                self._probe(state.found.probes, seed, arrays, together[0], anew)
             state.reached.update(*together)
             _update(state.found, together, self.needs, rng, seed % 2)
+
+    def _probe(
+        self, probes: Probes, seed: int, arrays: list[np.ndarray], made: dict[Tensor, np.ndarray], anew: bool
+    ) -> None:
+        probes.carried |= not anew
+        probes.update(seed, arrays, [made.get(tensor, np.zeros(0, bool)) for tensor in self.window.graph.outputs])
 
 
 def _several(runs: Iterator[dict[Tensor, np.ndarray]]) -> Iterator[list[dict[Tensor, np.ndarray]]]:
@@ -226,7 +244,8 @@ def _empty(watched: list[Tensor], needs: Needs) -> Statistics:
         moments[op] = Halves.empty(-(-features // blocks), op in needs.gram)
     histograms = {tensor: Histogram() for tensor in watched} if needs.histograms else {}
     channels = {tensor: ChannelBounds() for tensor in watched if tensor.shape} if needs.channels else {}
-    return Statistics({tensor: MinMax() for tensor in watched}, histograms, moments, channels=channels)
+    probes = Probes(needs.probes) if needs.probes else None
+    return Statistics({tensor: MinMax() for tensor in watched}, histograms, moments, channels=channels, probes=probes)
 
 
 def _block_size(ops: Iterable[Op]) -> int:
@@ -266,7 +285,7 @@ def _update(
     for op, moments in found.moments.items():
         for values in together:
             if data_of(op) in values:
-                moments.update(input_rows(op, values[data_of(op)], needs.rows, rng), half)
+                moments.update(input_rows(op, values[data_of(op)], needs.rows[op], rng), half)
                 if op in needs.bounds:
                     moments.bound(values[data_of(op)])
 
