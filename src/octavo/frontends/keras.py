@@ -1,7 +1,8 @@
 """A Keras 3 model -> `Program`. It is traced on Keras's JAX backend; see `other_backends` for the others.
 
-The model is traced as it is used for prediction (`training=False`: no dropout, batch normalization by its moving
-averages), and its weights become constants.
+A model of common layers isn't traced but written down, as its file is (`keras_saved.py`). What is traced is what the
+model does when it predicts (`training=False`: no dropout, batch normalization by its moving averages), and its weights
+become constants.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from octavo.errors import ConversionError, MissingDependencyError
 from octavo.frontends import jax as jax_frontend
-from octavo.frontends import naming, other_backends
+from octavo.frontends import keras_saved, naming, other_backends
 from octavo.frontends.inputs import Input, is_single, parse_input
 from octavo.graph import Program
 from octavo.marks import marking
@@ -52,8 +53,10 @@ def convert(
       MissingDependencyError: Keras, JAX or litert-converter isn't installed.
     """
     where = name or f"Keras model {model.name!r}"
+    _check_model(model, where)
+    if program := keras_saved.of_model(model, inputs=inputs, batch=batch, where=where):
+        return program
     if sys.modules["keras"].config.backend() != "jax":
-        _check_model(model, where)
         return other_backends.convert(model, inputs=inputs, batch=batch, where=where, imports=imports)
     return jax_frontend.lower(trace(model, inputs=inputs, batch=batch, where=where), where)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from octavo.errors import ConversionError, MissingDependencyError, ModelFileError
 from octavo.frontends import keras as keras_frontend
-from octavo.frontends import keras_process
+from octavo.frontends import keras_process, keras_saved
 from octavo.frontends.jax import Traced
 from octavo.frontends.keras_archive import CUSTOM_OBJECTS, DAMAGE, without_initializers
 from octavo.graph import Program
@@ -52,7 +52,8 @@ def convert(
 ) -> Program:
     """Convert a `.keras` or `.h5` file, on whichever backend Keras runs here; see `octavo.frontends.keras.convert`.
 
-    Where Keras isn't imported yet, it stays so: the file is loaded by a process of its own.
+    A `.keras` file of common layers is read without Keras (`keras_saved.py`). Other files are loaded by Keras: by a
+    process of its own, unless Keras is imported here already.
 
     Args:
       path: the file.
@@ -65,10 +66,13 @@ def convert(
       MissingDependencyError: Keras, JAX or litert-converter isn't installed.
     """
     _check_exists(path)
+    where = name or path
+    if program := keras_saved.read(path, inputs=inputs, batch=batch, where=where, imports=imports):
+        return program
     keras = sys.modules.get("keras")
     if keras is None or keras.config.backend() != "jax":
-        return keras_process.convert(path, inputs=inputs, batch=batch, where=name or path, imports=imports)
-    return keras_frontend.convert(load(path, imports), inputs=inputs, batch=batch, name=name or path)
+        return keras_process.convert(path, inputs=inputs, batch=batch, where=where, imports=imports)
+    return keras_frontend.convert(load(path, imports), inputs=inputs, batch=batch, name=where)
 
 
 def trace(
