@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 
 import octavo
+from octavo import tflite
 from octavo.errors import ModelFileError
 from octavo.frontends import jax as jax_frontend
 from octavo.frontends import keras as keras_frontend
 from octavo.frontends import keras_files, keras_layers, keras_saved
 from octavo.graph import Op, Program
 from octavo.graph.verify import verify
+from octavo.passes.pipeline import normalise
 
 L: Any = keras.layers
 applications: Any = keras.applications
@@ -67,7 +69,9 @@ def form(op: Op) -> str:
 
 
 def same_ops(ours: Program, traced: Program) -> None:
-    """The same ops in any order; the converter may leave more reshapes."""
+    """The same ops in any order, in normal form; the converter may leave more reshapes."""
+    for one in (ours, traced):
+        normalise(one)
     forms = [Counter(form(op) for op in one.ops() if op.code != "RESHAPE") for one in (ours, traced)]
     assert forms[0] == forms[1]
     reshapes = [sum(op.code == "RESHAPE" for op in one.ops()) for one in (ours, traced)]
@@ -128,7 +132,7 @@ SINGLE: dict[str, Callable[[], Any]] = {
     "BatchNormalization plain": lambda: L.BatchNormalization(scale=False, center=False, epsilon=0.1, axis=3),
     "BatchNormalization scale": lambda: L.BatchNormalization(center=False),
     "BatchNormalization center": lambda: L.BatchNormalization(scale=False),
-    "Normalization": lambda: L.Normalization(mean=[0.5] * 6, variance=[2.0] * 6),
+    "Normalization": lambda: L.Normalization(mean=[0.5, 0, 1, -1, 2, 3], variance=[2.0, 1, 3, 4, 5, 6]),
     "Normalization of all": lambda: L.Normalization(mean=0.5, variance=2.0, axis=None),
     "Rescaling": lambda: L.Rescaling(0.5, offset=-1.0),
     "Rescaling no offset": lambda: L.Rescaling(1 / 255),
@@ -147,6 +151,25 @@ SINGLE: dict[str, Callable[[], Any]] = {
     "GlobalMaxPooling2D": lambda: L.GlobalMaxPooling2D(),
     "GlobalMaxPooling2D kept": lambda: L.GlobalMaxPooling2D(keepdims=True),
     "ZeroPadding2D": lambda: L.ZeroPadding2D(((1, 0), (2, 3))),
+    "Conv2DTranspose": lambda: L.Conv2DTranspose(4, 3, strides=2, padding="same", activation="relu"),
+    "Conv2DTranspose valid": lambda: L.Conv2DTranspose(4, (2, 3), strides=(2, 1)),
+    "Conv2DTranspose larger": lambda: L.Conv2DTranspose(3, 5, strides=2, padding="same", use_bias=False),
+    "Conv2DTranspose larger valid": lambda: L.Conv2DTranspose(3, 5, strides=(3, 2)),
+    "PReLU": lambda: L.PReLU(),
+    "PReLU shared": lambda: L.PReLU(shared_axes=[1, 2]),
+    "UpSampling2D": lambda: L.UpSampling2D(),
+    "UpSampling2D uneven": lambda: L.UpSampling2D((3, 2)),
+    "UpSampling2D bilinear": lambda: L.UpSampling2D(2, interpolation="bilinear"),
+    "Cropping2D": lambda: L.Cropping2D(((1, 0), (2, 3))),
+    "Permute": lambda: L.Permute((3, 1, 2)),
+    "Average": lambda: several(L.Average()),
+    "Average of three": lambda: several(L.Average(), 3),
+    "operation x + c": lambda: lambda x: x + 1.5,
+    "operation c - x": lambda: lambda x: 1.5 - x,
+    "operation x - c": lambda: lambda x: x - 2,
+    "operation c * x": lambda: lambda x: 0.5 * x,
+    "operation of two": lambda: lambda x: x * L.ReLU()(x) - L.Activation("sigmoid")(x),
+    "operation of a gate": lambda: lambda x: x * (L.ReLU(6.0)(x + 3.0) * (1.0 / 6.0)),
     "Flatten": lambda: L.Flatten(),
     "Reshape": lambda: L.Reshape((-1, 4)),
     "Reshape to the same": lambda: L.Reshape((9, 8, 6)),
@@ -207,7 +230,15 @@ def test_a_layer_computes_what_keras_does(case: str, both: Any) -> None:
 
 
 def test_layers_are_the_ops_that_tracing_gives(together: tuple[str, Any]) -> None:
-    same_ops(read(together[0]), through_keras(together[0]))
+    """But for resizing: the converter spells it, and swaps a reshape with the sigmoid, so that no pass finds it."""
+    ours, traced = read(together[0]), through_keras(together[0])
+    for one in (ours, traced):
+        resized = [case for case in TOGETHER if case.startswith("UpSampling2D")]
+        names = {f"case_{TOGETHER.index(case)}" for case in resized}
+        one.main.outputs = [tensor for tensor in one.main.outputs if tensor.name not in names]
+        (signature,) = one.signatures
+        signature.outputs = [(name, tensor) for name, tensor in signature.outputs if name not in names]
+    same_ops(ours, traced)
 
 
 @pytest.mark.parametrize("case", OTHER_SHAPES)
@@ -217,7 +248,7 @@ def test_a_layer_of_other_dimensions(case: str, tmp_path: Path) -> None:
 
 
 def test_every_layer_of_the_table_is_tried() -> None:
-    assert {case.partition(" ")[0] for case in SINGLE} >= set(keras_layers.LAYERS)
+    assert {case.partition(" ")[0] for case in SINGLE} >= {*keras_layers.LAYERS, "operation"}
 
 
 def test_batches(tmp_path: Path) -> None:
@@ -269,7 +300,18 @@ NETWORKS = [
     pytest.param("MobileNetV2", {"alpha": 0.35}),
     *(
         pytest.param(name, {}, marks=pytest.mark.slow)
-        for name in ("MobileNet", "EfficientNetB0", "ResNet50", "ResNet50V2", "DenseNet121", "VGG16", "NASNetMobile")
+        for name in (
+            "MobileNet",
+            "EfficientNetB0",
+            "EfficientNetV2B0",
+            "ResNet50",
+            "ResNet50V2",
+            "DenseNet121",
+            "VGG16",
+            "Xception",
+            "NASNetMobile",
+            "MobileNetV3Small",
+        )
     ),
 ]
 
@@ -286,13 +328,55 @@ def test_networks(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
+def random_network(seed: int) -> Any:
+    """Layers with arguments drawn at random, one after the other and side by side."""
+    rng = np.random.default_rng(seed)
+
+    def one(*values: Any) -> Any:
+        return values[int(rng.integers(len(values)))]
+
+    def plain() -> Any:
+        padding, act = one("same", "valid"), one("linear", "relu", "silu", "tanh")
+        size, strides, bias = int(rng.integers(1, 4)), int(rng.integers(1, 3)), bool(rng.integers(2))
+        options = {"strides": strides, "padding": padding, "activation": act, "use_bias": bias}
+        return one(
+            lambda: L.Conv2D(int(rng.integers(1, 9)), size, **options),
+            lambda: L.DepthwiseConv2D(size, depth_multiplier=int(rng.integers(1, 3)), **options),
+            lambda: L.SeparableConv2D(int(rng.integers(1, 9)), size, **options),
+            lambda: L.BatchNormalization(epsilon=one(1e-3, 1e-5), scale=bias),
+            lambda: L.MaxPooling2D(size, strides=strides, padding=padding),
+            lambda: L.AveragePooling2D(size, strides=strides, padding=padding),
+            lambda: L.ZeroPadding2D(((1, 0), (0, 2))),
+            lambda: L.Activation(one("relu", "relu6", "hard_sigmoid", "hard_silu", "sigmoid", "leaky_relu")),
+            lambda: L.UpSampling2D(2),
+            lambda: L.Dropout(0.5),
+        )()
+
+    x = y = keras.Input((12, 11, int(rng.integers(1, 5))), name="x")
+    for _ in range(7):
+        if min(y.shape[1:3]) < 4:
+            break
+        if rng.random() < 0.3:
+            other = L.Conv2D(y.shape[3], 3, padding="same", activation=one("linear", "relu"))(y)
+            merge = one(L.Add, L.Multiply, L.Subtract, L.Maximum, L.Concatenate)()
+            y = merge([y, L.BatchNormalization()(other)])
+        else:
+            y = plain()(y)
+    return keras.Model(x, L.Dense(3)(one(L.GlobalAveragePooling2D, L.GlobalMaxPooling2D, L.Flatten)()(y)))
+
+
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 100))])
+def test_random_networks(seed: int, tmp_path: Path) -> None:
+    agrees(saved(random_network(seed), tmp_path, seed))
+
+
 class Doubled(L.Layer):
     def call(self, x: Any) -> Any:
         return x * 2
 
 
 LEFT_TO_KERAS: dict[str, Callable[[], Any]] = {
-    "a layer that isn't in the table": lambda: one_layer(L.UpSampling2D(2)),
+    "a layer that isn't in the table": lambda: one_layer(L.LayerNormalization()),
     "a layer of the user's": lambda: one_layer(Doubled()),
     "channels first": lambda: one_layer(L.AveragePooling2D(2, data_format="channels_first")),
     "groups": lambda: one_layer(L.Conv2D(4, 3, groups=2)),
@@ -300,12 +384,16 @@ LEFT_TO_KERAS: dict[str, Callable[[], Any]] = {
     "a softmax over rows": lambda: one_layer(L.Softmax(axis=1)),
     "an inverse": lambda: one_layer(L.Normalization(mean=0.0, variance=2.0, axis=None, invert=True)),
     "a threshold": lambda: one_layer(L.ReLU(threshold=0.5)),
+    "an output padding": lambda: one_layer(L.Conv2DTranspose(4, 3, strides=2, output_padding=1)),
+    "a kernel shorter than its stride": lambda: one_layer(L.Conv2DTranspose(4, 2, strides=3)),
+    "bicubic": lambda: one_layer(L.UpSampling2D(2, interpolation="bicubic")),
     "another maximum": lambda: one_layer(L.ReLU(max_value=3.0)),
     "an activation that isn't in the table": lambda: one_layer(L.Conv2D(4, 3, activation="softplus")),
     "a scale for each channel": lambda: one_layer(L.Rescaling([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
     "float16": lambda: one_layer(L.Conv2D(4, 3, dtype="mixed_float16")),
     "ranks that differ": lambda: one_layer(lambda x: L.Multiply()([x, L.GlobalMaxPooling2D()(x)])),
-    "an operation": lambda: one_layer(lambda x: x + 1.0),
+    "another operation": lambda: one_layer(lambda x: keras.ops.floor(x)),
+    "an operation with several numbers": lambda: one_layer(lambda x: x + np.ones(6, np.float32)),
     "integers": lambda: keras.Sequential([keras.Input((4,), dtype="int32"), L.Embedding(3, 2)]),
     "an open size": lambda: keras.Sequential([keras.Input((None, None, 3)), L.Conv2D(2, 3)]),
     "its input as output": lambda: keras.Sequential([keras.Input((4,)), L.Dropout(0.5)]),
@@ -395,6 +483,41 @@ def test_weights_go_by_name(tmp_path: Path) -> None:
         parts["model.weights.h5"] = copy.read_bytes()
 
     assert keras_saved.read(changed(path, anonymous), where=path) is None
+
+
+def test_packed_files_are_left_to_keras(tmp_path: Path) -> None:
+    """They may hold gigabytes."""
+    path = saved(network(), tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    assert keras_saved.read(path, where=path) is None
+    agrees_with_traced = keras_files.convert(path)
+    assert [op.code for op in agrees_with_traced.ops()] == ["CONV_2D", "RESHAPE", "FULLY_CONNECTED"]
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": None}, {"inputs": [(2, 8, 8, 3)]}])
+def test_models_in_memory_are_read_likewise(options: dict[str, Any], tmp_path: Path) -> None:
+    model = network()
+    path = saved(model, tmp_path)
+    of_model = keras_saved.of_model(model, where=path, **options)
+    assert (of_model is None) == bool(options)
+    if of_model is not None:
+        assert tflite.write(of_model) == tflite.write(read(path))
+
+
+def test_layers_that_were_changed_are_taken_as_they_are(tmp_path: Path) -> None:
+    """What counts is what a layer would save: other values in its attributes, other weights."""
+    model = network()
+    path = saved(model, tmp_path)
+    model.get_layer("conv").activation = keras.activations.relu
+    model.get_layer("out").set_weights([w * 2 for w in model.get_layer("out").get_weights()])
+    changed_model = keras_saved.of_model(model, where=path)
+    assert changed_model is not None and changed_model.main.ops[0].option("fusedActivationFunction") == 1
+    model.get_layer("conv").activation = lambda x: x * 3
+    assert keras_saved.of_model(model, where=path) is None
 
 
 def test_the_order_of_layers_in_the_file_doesnt_matter(tmp_path: Path) -> None:

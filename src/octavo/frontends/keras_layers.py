@@ -4,8 +4,9 @@ For a saved model of such layers neither Keras nor JAX need be imported, which w
 took (`keras_saved.py`). What comes out is what tracing the layer and lowering it gives, op for op; the tests hold one
 against the other.
 
-A layer is written here only if each of its arguments is understood: a function takes from the configuration what it
-knows, and what nobody took, or a value that it has no ops for, raises `Unknown`. Then Keras reads the whole file.
+Where the converter spells out what LiteRT has an op for (GELU, ELU, resizing), that op is written, as octavo's passes
+would find it. A layer is written only if each of its arguments is understood: a function takes from the configuration
+what it knows, and what nobody took, or a value that it has no ops for, raises `Unknown`. Then Keras reads the model.
 """
 
 from __future__ import annotations
@@ -344,6 +345,9 @@ _ACTIVATIONS: Mapping[str, Callable[[Layer, Tensor], Tensor]] = {
     "sigmoid": _by_op("LOGISTIC", "logistic"),
     "tanh": _by_op("TANH", "tanh"),
     "softmax": _by_op("SOFTMAX", "div", "SoftmaxOptions", beta=1.0),
+    "exponential": _by_op("EXP", "exp"),
+    "elu": _by_op("ELU", "select"),
+    "gelu": _by_op("GELU", "mul", "GeluOptions", approximate=False),
     "leaky_relu": lambda layer, x: _leaky(layer, x, 0.2),
     "hard_sigmoid": _hard_sigmoid,
     **dict.fromkeys(("silu", "swish"), _silu),
@@ -392,6 +396,76 @@ def _pool(code: str, what: str) -> Callable[..., Tensor]:
         return layer.op(code, [x], (x.shape[0], *extent, x.shape[3]), what, "Pool2DOptions", **options)
 
     return write
+
+
+def _conv_2d_transpose(layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
+    """TRANSPOSE_CONV; the kernel is (height, width, out, in), LiteRT's (out, height, width, in)."""
+    x, filters = _one(inputs, 4), layer.take("filters")
+    layer.expect(data_format="channels_last", output_padding=None, groups=1)
+    size, strides, padding = _pair(layer.take("kernel_size")), _pair(layer.take("strides")), layer.take("padding")
+    longer = all(taps >= stride for taps, stride in zip(size, strides, strict=True))  # else frameworks differ
+    if padding not in _PADDINGS or not longer or min(strides) < 1 or _pair(layer.take("dilation_rate")) != (1, 1):
+        raise Unknown(f"{layer.path}: padding {padding}")
+    kernel, bias = _with_bias(layer, (*size, filters, x.shape[3]), filters)
+    activation = layer.take("activation")
+    clipped = {"relu": 1, "relu6": 3}.get(activation, 0)  # ActivationFunctionType in the schema; no pass fuses it here
+    more = [taps - stride if padding == "valid" else 0 for taps, stride in zip(size, strides, strict=True)]
+    extent = [count * stride + extra for count, stride, extra in zip(x.shape[1:3], strides, more, strict=True)]
+    shape = (x.shape[0], *extent, filters)
+    target = layer.constant("output_shape", np.array(shape, np.int32))
+    operands = [target, layer.constant("kernel", kernel.transpose(2, 0, 1, 3)), x, layer.constant("bias", bias)]
+    made = layer.op(
+        "TRANSPOSE_CONV", operands, shape, "conv_general_dilated", "TransposeConvOptions",
+        padding=_PADDINGS[padding], strideH=strides[0], strideW=strides[1], fusedActivationFunction=clipped,
+    )  # fmt: skip
+    return made if clipped else _activated(layer, made, activation)
+
+
+def _p_re_lu(layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
+    x, shared = _one(inputs), layer.take("shared_axes") or []
+    slopes = tuple(1 if axis in shared else size for axis, size in enumerate(x.shape) if axis)
+    (alpha,) = layer.variables(slopes)
+    return layer.op("PRELU", [x, layer.constant("alpha", alpha)], x.shape, "add")
+
+
+def _up_sampling_2d(layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
+    x, size, interpolation = _one(inputs, 4), _pair(layer.take("size")), layer.take("interpolation")
+    layer.expect(data_format="channels_last")
+    code, options_type = {
+        "nearest": ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighborOptions"),
+        "bilinear": ("RESIZE_BILINEAR", "ResizeBilinearOptions"),
+    }.get(interpolation, ("", ""))
+    if not code or min(size) < 1:
+        raise Unknown(f"{layer.path}: interpolation {interpolation}")
+    extent = (x.shape[1] * size[0], x.shape[2] * size[1])
+    operands = [x, layer.constant("size", np.array(extent, np.int32))]
+    options = {"alignCorners": False, "halfPixelCenters": True}
+    return layer.op(code, operands, (x.shape[0], *extent, x.shape[3]), "resize", options_type, **options)
+
+
+def _cropping_2d(layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
+    x, cropping = _one(inputs, 4), layer.take("cropping")
+    layer.expect(data_format="channels_last")
+    if not isinstance(cropping, list) or len(cropping) != 2:
+        raise Unknown(f"{layer.path}: cropping {cropping}")
+    pairs = ((0, 0), _pair(cropping[0]), _pair(cropping[1]), (0, 0))
+    shape = [extent - sum(pair) for extent, pair in zip(x.shape, pairs, strict=True)]
+    begin = layer.constant("begin", np.array([before for before, _ in pairs], np.int32))
+    return layer.op("SLICE", [x, begin, layer.constant("size", np.array(shape, np.int32))], shape, "slice")
+
+
+def _permute(layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
+    x, dims = _one(inputs), layer.take("dims")
+    if not isinstance(dims, list) or sorted(dims) != list(range(1, len(x.shape))):
+        raise Unknown(f"{layer.path}: dims {dims}")
+    order = (0, *dims)
+    perm = layer.constant("perm", np.array(order, np.int32))
+    return layer.op("TRANSPOSE", [x, perm], [x.shape[axis] for axis in order], "transpose", "TransposeOptions")
+
+
+def _average(layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
+    total = _merge("ADD", "AddOptions", "sum")(layer, inputs)
+    return layer.with_constant("MUL", total, 1 / len(inputs), "mul")
 
 
 def _global_pool(code: str, what: str, operand: str) -> Callable[..., Tensor]:
@@ -454,10 +528,13 @@ LAYERS: Mapping[str, Callable[[Layer, Sequence[Tensor]], Tensor]] = {
     "ActivityRegularization": _training_only("l1", "l2"),
     "Add": _merge("ADD", "AddOptions", "add"),
     "AlphaDropout": _training_only("rate", "noise_shape"),
+    "Average": _average,
     "AveragePooling2D": _pool("AVERAGE_POOL_2D", "reduce_window"),
     "BatchNormalization": _batch_normalization,
     "Concatenate": _concatenate,
     "Conv2D": _conv_2d,
+    "Conv2DTranspose": _conv_2d_transpose,
+    "Cropping2D": _cropping_2d,
     "Dense": _dense,
     "DepthwiseConv2D": _depthwise_conv_2d,
     "Dropout": _training_only("rate", "noise_shape"),
@@ -472,6 +549,8 @@ LAYERS: Mapping[str, Callable[[Layer, Sequence[Tensor]], Tensor]] = {
     "Minimum": _merge("MINIMUM", None, "min"),
     "Multiply": _merge("MUL", "MulOptions", "mul"),
     "Normalization": _normalization,
+    "PReLU": _p_re_lu,
+    "Permute": _permute,
     "ReLU": _re_lu,
     "Rescaling": _rescaling,
     "Reshape": _reshape,
@@ -479,5 +558,31 @@ LAYERS: Mapping[str, Callable[[Layer, Sequence[Tensor]], Tensor]] = {
     "Softmax": _softmax,
     "SpatialDropout2D": _training_only("rate", "data_format"),
     "Subtract": _merge("SUB", "SubOptions", "sub", two=True),
+    "UpSampling2D": _up_sampling_2d,
     "ZeroPadding2D": _zero_padding_2d,
+}
+
+
+def _arithmetic(code: str) -> Callable[[Layer, Sequence[Tensor | float]], Tensor]:
+    """An operation of two tensors, or of a tensor and a number."""
+    options_type, what = f"{code.capitalize()}Options", code.lower()
+
+    def write(layer: Layer, read: Sequence[Tensor | float]) -> Tensor:
+        first, second = read
+        if isinstance(first, Tensor) and isinstance(second, Tensor):
+            return _merge(code, options_type, what)(layer, (first, second))
+        if isinstance(first, Tensor):
+            return layer.with_constant(code, first, second, what)
+        assert isinstance(second, Tensor)
+        constant = layer.constant("const", np.float32(first))
+        return layer.op(code, [constant, second], second.shape, what, options_type, **_NOT_FUSED)
+
+    return write
+
+
+# What `x + 3`, written with the tensors of a functional model, leaves in it.
+OPERATIONS: Mapping[str, Callable[[Layer, Sequence[Tensor | float]], Tensor]] = {
+    "Add": _arithmetic("ADD"),
+    "Multiply": _arithmetic("MUL"),
+    "Subtract": _arithmetic("SUB"),
 }

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from octavo.frontends import naming
-from octavo.frontends.keras_layers import LAYERS, Layer, Unknown
+from octavo.frontends.keras_layers import LAYERS, OPERATIONS, Layer, Unknown
 from octavo.graph import DType, Graph, Program, Signature, Tensor
 from octavo.passes.drop_identities import drop_identities
 from octavo.passes.fold_pad import fold_pad
@@ -33,7 +33,8 @@ from octavo.versions import settle_versions
 # What the converter does to a traced model too.
 _PASSES = (drop_identities, keep_dims, fold_scales, fuse_activations, fold_pad)
 _SIGNATURE = "serving_default"
-_LAYERS = "keras.layers"
+_LAYERS, _OPERATIONS = "keras.layers", "keras.src.ops.numpy"
+_CLASSES = frozenset((*LAYERS, *OPERATIONS, "InputLayer"))
 _SEQUENTIAL = ("keras", "Sequential")
 _FUNCTIONAL = (("keras.src.models.functional", "Functional"), ("keras", "Functional"))
 # What a damaged file, or one of another layout, raises in zipfile, JSON, HDF5 and here; Keras finds words for it.
@@ -66,7 +67,12 @@ def read(
         return None
     try:
         with zipfile.ZipFile(path) as archive:
+            # As Keras stores them; what is packed may be of any size.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                return None
             config = json.loads(archive.read("config.json"))
+            if not _is_common(config):
+                return None
             weights = io.BytesIO(archive.read("model.weights.h5"))
         with h5py.File(weights) as file:
             return _Reader(batch).program(config, _Group(file), where)
@@ -84,7 +90,7 @@ def of_model(model: Any, *, inputs: Any = None, batch: int | None = 1, where: st
     Returns:
       The program; None if the model has to be traced.
     """
-    if inputs is not None or batch is None or batch < 1 or not _is_common(model):
+    if inputs is not None or batch is None or batch < 1 or not _has_common_layers(model):
         return None
     try:
         config = json.loads(json.dumps(sys.modules["keras"].saving.serialize_keras_object(model)))
@@ -93,16 +99,23 @@ def of_model(model: Any, *, inputs: Any = None, batch: int | None = 1, where: st
         return None
 
 
-def _is_common(model: Any) -> bool:
-    """Whether all layers are Keras's own and in the table, before they are asked for their configuration."""
-    if not type(model).__module__.startswith("keras.src.models."):
-        return False
-    plain = [layer for layer in model.layers if not hasattr(layer, "layers")]
-    inner = [layer for layer in model.layers if hasattr(layer, "layers")]
-    known = {*LAYERS, "InputLayer"}
-    return all(type(x).__module__.startswith("keras.src.layers.") and type(x).__name__ in known for x in plain) and all(
-        map(_is_common, inner)
+def _is_common(node: Mapping[str, Any]) -> bool:
+    """Whether the table has all layers of a configuration, by the names of their classes: before weights are read."""
+    return all(
+        _is_common(layer) if "layers" in layer["config"] else layer["class_name"] in _CLASSES
+        for layer in node["config"]["layers"]
     )
+
+
+def _has_common_layers(model: Any) -> bool:
+    """Whether all layers of a model are Keras's own and in the table: before they are asked for their configuration."""
+    return type(model).__module__.startswith("keras.src.models.") and all(
+        _has_common_layers(layer) if hasattr(layer, "layers") else _is_common_layer(layer) for layer in model.layers
+    )
+
+
+def _is_common_layer(layer: Any) -> bool:
+    return type(layer).__module__.startswith("keras.src.layers.") and type(layer).__name__ in _CLASSES
 
 
 class _Weights(Protocol):
@@ -198,7 +211,7 @@ class _Reader:
             firsts, lasts = [(layers[0].name, 0)], [(layers[-1].name, 0)]
         elif kind in _FUNCTIONAL:
             calls = {
-                (layer.name, number): _inputs(call)
+                (layer.name, number): _inputs(layer, call)
                 for layer in layers
                 for number, call in enumerate(layer.node["inbound_nodes"])
             }
@@ -209,12 +222,18 @@ class _Reader:
         if len(known) < len(layers):
             raise Unknown("layers of one name")
         made = dict(zip(firsts, self._entries([known[name] for name, _ in firsts], given), strict=True))
-        while waiting := [call for call in calls if call not in made]:
-            ready = [call for call in waiting if all(before in made for before in calls[call])]
-            if not ready:
+        waiting = [call for call in calls if call not in made]
+        while waiting:
+            later = []
+            for call in waiting:
+                if all(isinstance(before, float) or before in made for before in calls[call]):
+                    read = [before if isinstance(before, float) else made[before] for before in calls[call]]
+                    made[call] = self._called(known[call[0]], read)
+                else:
+                    later.append(call)
+            if len(later) == len(waiting):
                 raise Unknown("a graph with a circle or a loose end")
-            for call in ready:
-                made[call] = self._called(known[call[0]], [made[before] for before in calls[call]])
+            waiting = later
         return [name for name, _ in lasts], [made[call] for call in lasts]
 
     def _entries(self, layers: Sequence[_Named], given: Sequence[Tensor] | None) -> list[Tensor]:
@@ -242,7 +261,15 @@ class _Reader:
             found.append(tensor)
         return found
 
-    def _called(self, layer: _Named, inputs: list[Tensor]) -> Tensor:
+    def _called(self, layer: _Named, read: list[Tensor | float]) -> Tensor:
+        if layer.is_operation:
+            written = Layer(self._graph, layer.path, layer.config, ())
+            output = OPERATIONS[layer.node["class_name"]](written, read)
+            written.finish()
+            return output
+        inputs = [one for one in read if isinstance(one, Tensor)]
+        if len(inputs) < len(read):
+            raise Unknown(f"{layer.name} is called with a number")
         if layer.weights is None:
             raise Unknown(f"{layer.name} isn't among the weights")
         if layer.kind is None:
@@ -266,26 +293,33 @@ class _Named:
         self.name: str = self.config["name"]
         self.path = path + self.name
         self.weights = weights.get(self.name)
+        self.is_operation = node["module"] == _OPERATIONS  # x + 3, written with symbolic tensors
         # None for a model; its class is looked at when it is called.
         is_layer = node["module"] == _LAYERS and node.get("registered_name") is None
         self.kind: str | None = node["class_name"] if is_layer else None
 
 
-def _one_each(layers: Sequence[_Named]) -> Iterator[list[_Call]]:
+def _one_each(layers: Sequence[_Named]) -> Iterator[list[_Call | float]]:
     """In a Sequential model each layer reads the one before."""
     for layer in layers[:-1]:
         yield [(layer.name, 0)]
 
 
-def _inputs(call: Mapping[str, Any]) -> list[_Call]:
-    """The calls whose results a call reads."""
-    if any(value not in (None, False) for value in call["kwargs"].values()) or len(call["args"]) != 1:
-        raise Unknown("a call with other arguments")
-    first = call["args"][0]
-    tensors = first if isinstance(first, list) else [first]
-    if any(tensor["class_name"] != "__keras_tensor__" for tensor in tensors):
-        raise Unknown("a call with something else than tensors")
-    return [_call(tensor["config"]["keras_history"]) for tensor in tensors]
+def _inputs(layer: _Named, call: Mapping[str, Any]) -> list[_Call | float]:
+    """The calls whose results a call reads, and numbers among them."""
+    arguments = call["args"]
+    if any(value not in (None, False) for value in call["kwargs"].values()):
+        raise Unknown(f"{layer.name} is called with other arguments")
+    if not layer.is_operation:
+        (first,) = arguments  # one tensor, or a list of them
+        arguments = first if isinstance(first, list) else [first]
+    return [float(one) if type(one) in (int, float) else _tensor(one) for one in arguments]
+
+
+def _tensor(argument: Mapping[str, Any]) -> _Call:
+    if argument["class_name"] != "__keras_tensor__":
+        raise Unknown("something else than a tensor")
+    return _call(argument["config"]["keras_history"])
 
 
 def _ends(entry: Any) -> list[_Call]:
