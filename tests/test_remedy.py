@@ -162,6 +162,17 @@ def test_data_that_is_read_once_is_measured_as_well() -> None:
     assert not any("only once" in note for note in octavo.quantize(model, octavo.integer(), data).notes)
 
 
+def test_ranges_that_the_model_brought_along_are_measured_and_left_alone() -> None:
+    data = samples()
+    known = octavo.dequantize(octavo.quantize(Model(cancelling()), octavo.integer(effort="fast"), data))
+    for given in (data, iter(data)):
+        small = octavo.quantize(known, octavo.integer(), given)
+        assert any("8 bits leave the worst output" in note for note in small.notes)
+        assert not any("only once" in note for note in small.notes)
+        assert not small.summary().in_float
+    assert not any("8 bits" in note for note in octavo.quantize(known, octavo.integer()).notes), "nothing to measure on"
+
+
 def test_the_steps_of_a_sequence_that_is_read_once_cant_be_measured() -> None:
     small = octavo.quantize(Model(cancelling()), octavo.integer(), octavo.Sequences(iter([samples(4)])))
     assert any("wasn't measured" in note for note in small.notes)

@@ -10,6 +10,7 @@ import numpy as np
 
 from octavo.algorithms.refine import equalize_layers, needs, ranges, refine
 from octavo.calibrate.data import count_hint
+from octavo.calibrate.probes import PROBES
 from octavo.calibrate.run import Needs, Statistics, collect
 from octavo.calibrate.sequences import reads_once
 from octavo.errors import DataError, RecipeError, RunError
@@ -117,8 +118,9 @@ def _improved(
     eight = scheme.kind == "integer" and all(
         kind is not None and kind.bits == 8 for kind in (scheme.activations, scheme.weights)
     )
-    if not eight or scheme.effort == "fast" or calibration is None or is_trained(prepared.program):
+    if not eight or scheme.effort == "fast" or calibration is None:
         return made
+    trained = is_trained(prepared.program)  # to live with the ranges that it has: they are measured, and left alone
     once = reads_once(calibration)
     if once and seen.probes is None:
         note = "the samples can be read only once, so it wasn't measured whether 8 bits are enough: pass a function"
@@ -128,20 +130,20 @@ def _improved(
         first = best = in_db(judge.noise(made.program))
     except (RunError, DataError):  # a custom op, or samples by signature: nothing can be measured
         return made
-    if best < ENOUGH and scheme.per_channel and not once:
+    if best < ENOUGH and scheme.per_channel and not once and not trained:
         leveled = level(prepared, calibration, progress)
         if leveled is not prepared:
             seen_leveled = observe(leveled, recipe, calibration, progress)
             _, other, its_plan = _amended(leveled, recipe, seen_leveled, terms, progress)
             if terms.keeps(other.program) and (quality := in_db(judge.noise(other.program))) > best:
                 made, known, prepared, seen, best = other, its_plan, leveled, seen_leveled, quality
-    if best < ENOUGH and scheme.fallback:
+    if best < ENOUGH and scheme.fallback and not trained:
         made, best = _spared(made, best, known, prepared, recipe, seen, judge, terms)
     if first >= ENOUGH:
         return made
     found = f"8 bits leave the worst output {first:.1f} dB on {len(judge.rows)} of the samples"
     told = f"with channels scaled or ops in float: {best:.1f} dB" if best > first else "octavo inspect tells where"
-    if once:
+    if once and not trained:
         told += "; the samples can be read only once, so scaling channels wasn't tried: pass a function"
     return Model(made.program, made.decisions, (*made.notes, f"{found}; {told}"), made.path)
 
@@ -205,7 +207,8 @@ def observe(prepared: Model, recipe: Recipe, calibration: Any, progress: bool) -
     """
     recorded = recorded_ranges(prepared.program)
     if calibration is not None:
-        wanted = Needs() if is_trained(prepared.program) else needs(prepared.program, recipe, count_hint(calibration))
+        trained = is_trained(prepared.program)
+        wanted = Needs(probes=PROBES) if trained else needs(prepared.program, recipe, count_hint(calibration))
         return replace(collect(prepared.program, calibration, progress, wanted), recorded=recorded)
     if not is_trained(prepared.program):
         raise RecipeError("integer quantization needs representative data: pass calibration=samples (100 are enough)")
