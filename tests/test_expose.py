@@ -207,3 +207,17 @@ def test_a_custom_op_from_the_command_line(tmp_path: Path) -> None:
     ops = octavo.load(made).program.main.ops
     assert [op.code for op in ops] == ["QUANTIZE", "FULLY_CONNECTED", "DEQUANTIZE", "CUSTOM"]
     assert all(t is not None and t.dtype is DType.FLOAT32 for t in [*ops[-1].inputs, *ops[-1].outputs])
+
+
+def test_memory_is_shown_only_where_no_run_depends_on_the_one_before() -> None:
+    b = Builder()
+    static = b.program(b.dense(b.input("x", (1, 4)), "y", 3))
+    b = Builder()
+    resized = b.program(b.dense(b.input("x", (1, 4)), "y", 3))
+    resized.main.inputs[0].shape_signature = (-1, 4)
+    b = Builder()
+    state = b.op("ADD", [b.input("x", (1, 4)), b.input("s", (1, 4))], "y", (1, 4), "AddOptions")
+    keeping = b.program(state)
+    keeping.main.inputs.pop().is_variable = True
+    keeping.signatures[0].inputs.pop()
+    assert [Window(one)._can_show_memory for one in (static, resized, keeping)] == [True, False, False]

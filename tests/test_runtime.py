@@ -158,6 +158,24 @@ class TestSession:
         session.run([np.zeros((1, 4), np.float32)])
         np.testing.assert_array_equal(first, before)
 
+    def test_views_are_of_the_present_results(self):
+        session = Session(dense())
+        inner = session.interpreter
+        for value in (1.0, 2.0):
+            x = np.full((1, 4), value, np.float32)
+            (view,) = session.invoke([x], views=True)
+            np.testing.assert_allclose(view, expected(x), rtol=1e-5)
+            del view
+        assert session.interpreter is inner
+
+    def test_views_that_somebody_holds_on_to(self):
+        """As a profiler does that keeps a frame: they stay as they were, and the session goes on."""
+        session = Session(dense())
+        x, y = np.ones((1, 4), np.float32), np.zeros((1, 4), np.float32)
+        held = session.invoke([x], views=True)
+        np.testing.assert_allclose(session.invoke([y])[0], expected(y), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(held[0], expected(x), rtol=1e-5)
+
     def test_signature_names_in_the_order_of_the_graph(self):
         model = two_in_two_out()
         graph = model.main

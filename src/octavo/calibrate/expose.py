@@ -71,6 +71,10 @@ class Window:
             if op.code == "WHILE" and can_step(program, op)
         ]
 
+        keeps_state = any(t.is_variable for t in program.tensors()) or any(op.code == "VAR_HANDLE" for op in program.ops())
+        resized = any(size < 0 for spec in self.specs for size in spec.shape)
+        self._can_show_memory = not (self._states or self._loops or keeps_state or resized)
+
     @property
     def watched(self) -> list[Tensor]:
         """The float tensors whose values it can show."""
@@ -90,7 +94,7 @@ class Window:
           anew: whether the model's state starts anew; else it goes on from the run before.
           views: the arrays may be LiteRT's own memory, which saves copies: to be let go of before the next run.
         """
-        values = self.run(sample, anew, views and not (self._states or self._loops))
+        values = self.run(sample, anew, views and self._can_show_memory)
         for watch in self._states:
             values.update(watch.values(values, anew))
         return self.show(values)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,9 @@ _RESOLVERS: dict[str, str] = {
     "reference": "BUILTIN_REF",
 }
 
+# What LiteRT says while views of its memory are about, and how long to wait for those who let go of them soon.
+_HELD = "reference to internal data"
+_PAUSES = (0.001, 0.01, 0.1, 0.5)  # seconds
 _EMPTY = "Invalid tensor size"  # what LiteRT says when it is asked for a tensor without elements
 
 
@@ -178,20 +182,37 @@ class Session:
     def invoke(self, arrays: Sequence[np.ndarray], views: bool = False) -> list[np.ndarray]:
         """The inner loop of `run`: no names, no checks beyond LiteRT's own, present shapes only.
 
-        Outputs are copies; with `views` they are LiteRT's own memory where it can be shown. Then LiteRT refuses to run
-        again until all of them are let go of.
+        Outputs are copies; with `views` they are LiteRT's own memory where it can be shown, to be let go of before the
+        session is used again. Not for a model that keeps state or is resized: see `_invoked`.
         """
         self._dirty = True
         if self.entry.runner is not None:
             return self._invoke_signature(arrays)
-        interpreter = self._interpreter
         try:
-            for p, array in zip(self.inputs, arrays, strict=True):
-                interpreter.set_tensor(p.index, array)
-            interpreter.invoke()
+            if not self._invoked(arrays):
+                self._reload()
+                self._invoked(arrays)
         except (ValueError, RuntimeError) as error:
             raise self._refused("can't run it", error) from None
         return self._results(views)
+
+    def _invoked(self, arrays: Sequence[np.ndarray]) -> bool:
+        """Run; False if LiteRT refuses to, because views of its memory are left.
+
+        A profiler that looks at the frames of all threads, as Dask's workers have one, holds what they hold for a
+        moment; who holds on to them for longer keeps the interpreter that they belong to, and a new one is loaded.
+        """
+        for p, array in zip(self.inputs, arrays, strict=True):
+            self._interpreter.set_tensor(p.index, array)
+        for pause in _PAUSES:
+            try:
+                self._interpreter.invoke()
+                return True
+            except RuntimeError as error:
+                if _HELD not in str(error):
+                    raise
+                time.sleep(pause)
+        return False
 
     @property
     def interpreter(self) -> Any:
@@ -206,12 +227,16 @@ class Session:
         if not self._has_resources:
             self._interpreter.reset_all_variables()
         elif self._dirty:
-            self._interpreter = self._load()
-            self.entry = self._describe()
-            self._allocated, shapes = False, self._shapes
-            self._shapes = [p.shape for p in self.inputs]
-            self.resize(shapes)
+            self._reload()
         self._dirty = False
+
+    def _reload(self) -> None:
+        """Load the model anew, with the present shapes."""
+        self._interpreter = self._load()
+        self.entry = self._describe()
+        self._allocated, shapes = False, self._shapes
+        self._shapes = [p.shape for p in self.inputs]
+        self.resize(shapes)
 
     def _invoke_signature(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """A signature of another subgraph: LiteRT's own runner resizes and allocates at each call."""
