@@ -70,8 +70,8 @@ class Window:
             for op in _with_branches(program, graph)
             if op.code == "WHILE" and can_step(program, op)
         ]
-
-        keeps_state = any(t.is_variable for t in program.tensors()) or any(op.code == "VAR_HANDLE" for op in program.ops())
+        keeps_state = any(t.is_variable for t in program.tensors())
+        keeps_state |= any(op.code == "VAR_HANDLE" for op in program.ops())
         resized = any(size < 0 for spec in self.specs for size in spec.shape)
         self._can_show_memory = not (self._states or self._loops or keeps_state or resized)
 

@@ -574,7 +574,7 @@ def _arithmetic(code: str) -> Callable[[Layer, Sequence[Tensor | float]], Tensor
         if isinstance(first, Tensor):
             return layer.with_constant(code, first, second, what)
         assert isinstance(second, Tensor)
-        constant = layer.constant("const", np.float32(first))
+        constant = layer.constant("const", np.asarray(first, np.float32))
         return layer.op(code, [constant, second], second.shape, what, options_type, **_NOT_FUSED)
 
     return write

@@ -226,11 +226,12 @@ class _Reader:
         while waiting:
             later = []
             for call in waiting:
-                if all(isinstance(before, float) or before in made for before in calls[call]):
-                    read = [before if isinstance(before, float) else made[before] for before in calls[call]]
-                    made[call] = self._called(known[call[0]], read)
-                else:
+                # A number stands for itself, a call for what it made.
+                read = [made.get(before) if isinstance(before, tuple) else before for before in calls[call]]
+                if None in read:
                     later.append(call)
+                else:
+                    made[call] = self._called(known[call[0]], [one for one in read if one is not None])
             if len(later) == len(waiting):
                 raise Unknown("a graph with a circle or a loose end")
             waiting = later
