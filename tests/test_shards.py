@@ -425,7 +425,8 @@ print(len(shards), max(high for _, high in bounds.values()), octavo.evaluate(mod
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_a_data_set_larger_than_memory(tmp_path):
     model = mean_colour(tmp_path / "model.tflite", 200, 200)
-    rows = np.zeros((160, 200, 200, 3), np.float32)  # 77 MB each: more than the 64 MiB that malloc's arenas have reserved
+    # 77 MB each: more than the 64 MiB that an arena of malloc's has reserved.
+    rows = np.zeros((160, 200, 200, 3), np.float32)
     for number in range(3):
         rows[number] = number
         np.savez_compressed(tmp_path / f"large-{number}.npz", x=rows, y=np.zeros(len(rows), np.int64))
