@@ -145,7 +145,8 @@ def test_gptq_beats_rounding_to_nearest(qtype: QType, groups: int, count: int) -
     gram = correlated(count, groups)
     weights = RNG.normal(size=(groups, 10, count))
     scales = np.abs(weights).max(axis=2, keepdims=True) / qtype.qmax
-    codes = gptq.round_weights(weights, scales, gptq.factor(gram), qtype)
+    codes, errors = gptq.round_weights(weights, scales, gptq.factor(gram), qtype)
+    np.testing.assert_allclose(errors, output_error(weights, codes, scales, gram), rtol=1e-6)
     assert codes.min() >= qtype.qmin
     assert codes.max() <= qtype.qmax
     nearest = output_error(weights, np.rint(weights / scales), scales, gram).sum()
@@ -166,7 +167,7 @@ def test_gptq_is_the_published_algorithm() -> None:
         expected[:, order[j]] = np.clip(np.rint(left[:, j] / 0.2), -127, 127)
         error = (left[:, j] - expected[:, order[j]] * 0.2) / upper[j, j]
         left[:, j:] -= error[:, None] * upper[j, j:]
-    np.testing.assert_array_equal(gptq.round_weights(weights, scales, factors, INT8_WEIGHT)[0], expected)
+    np.testing.assert_array_equal(gptq.round_weights(weights, scales, factors, INT8_WEIGHT)[0][0], expected)
 
 
 @pytest.mark.parametrize(("groups", "count"), [(1, 40), (5, 9)])
@@ -175,7 +176,7 @@ def test_descent_never_makes_it_worse(groups: int, count: int) -> None:
     weights = RNG.normal(size=(groups, 10, count))
     scales = np.abs(weights).max(axis=2, keepdims=True) / 7
     nearest = np.clip(np.rint(weights / scales), -7, 7)
-    for codes in (nearest, gptq.round_weights(weights, scales, gptq.factor(gram), INT4_WEIGHT)):
+    for codes in (nearest, gptq.round_weights(weights, scales, gptq.factor(gram), INT4_WEIGHT)[0]):
         better = descent.improve(weights, codes, scales, gram, INT4_WEIGHT)
         before, after = (output_error(weights, c, scales, gram) for c in (codes, better))
         assert (after <= before + 1e-9).all()
@@ -200,7 +201,7 @@ def test_gptq_rounds_to_nearest_where_inputs_say_nothing() -> None:
         np.eye(8)[None],
         np.diag([0.0] * 4 + [1.0] * 4)[None],
     ):
-        np.testing.assert_array_equal(gptq.round_weights(weights, scales, gptq.factor(gram), INT8_WEIGHT), nearest)
+        np.testing.assert_array_equal(gptq.round_weights(weights, scales, gptq.factor(gram), INT8_WEIGHT)[0], nearest)
 
 
 def test_gptq_survives_matrices_that_are_not_positive_definite() -> None:
@@ -210,9 +211,9 @@ def test_gptq_survives_matrices_that_are_not_positive_definite() -> None:
     gram = np.stack([np.outer(vector, vector), negative, correlated(12)[0]])
     weights = RNG.normal(size=(3, 5, 12))
     scales = np.abs(weights).max(axis=2, keepdims=True) / 127
-    codes = gptq.round_weights(weights, scales, gptq.factor(gram), INT8_WEIGHT)
+    codes, _ = gptq.round_weights(weights, scales, gptq.factor(gram), INT8_WEIGHT)
     assert np.abs(weights - codes * scales).max() < 1.0
-    alone = gptq.round_weights(weights[2:], scales[2:], gptq.factor(gram[2:]), INT8_WEIGHT)
+    alone = gptq.round_weights(weights[2:], scales[2:], gptq.factor(gram[2:]), INT8_WEIGHT)[0]
     np.testing.assert_array_equal(codes[2:], alone)
 
 

@@ -97,7 +97,7 @@ def test_gptq_takes_a_scale_for_every_weight() -> None:
     gram = mixing @ mixing.swapaxes(1, 2)
     kernel = RNG.normal(size=(1, 5, 96)) * 10.0 ** RNG.uniform(-1, 1, (1, 1, 3)).repeat(32, axis=2)
     scales = (np.abs(kernel).reshape(1, 5, 3, 32).max(axis=3) / 7).repeat(32, axis=2)
-    codes = gptq.round_weights(kernel, scales, gptq.factor(gram), INT4_WEIGHT)
+    codes, _ = gptq.round_weights(kernel, scales, gptq.factor(gram), INT4_WEIGHT)
 
     def error(made: np.ndarray) -> float:
         left = kernel - made * scales
@@ -107,8 +107,8 @@ def test_gptq_takes_a_scale_for_every_weight() -> None:
     assert error(codes) < 0.6 * error(np.rint(kernel / scales))
     same = np.full((1, 5, 96), 0.25)
     np.testing.assert_array_equal(
-        gptq.round_weights(kernel, same, gptq.factor(gram), INT4_WEIGHT),
-        gptq.round_weights(kernel, same[:, :, :1], gptq.factor(gram), INT4_WEIGHT),
+        gptq.round_weights(kernel, same, gptq.factor(gram), INT4_WEIGHT)[0],
+        gptq.round_weights(kernel, same[:, :, :1], gptq.factor(gram), INT4_WEIGHT)[0],
     )
 
 

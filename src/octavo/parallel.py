@@ -134,6 +134,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def spare_cores() -> int:
+    """Cores that one piece of work may use: one on a worker, whose neighbours use the others."""
+    return 1 if getattr(_own, "busy", False) else usable_cores()
+
+
 def configured() -> bool:
     """Whether the caller said, with `joblib.parallel_config`, where work is to be done."""
     return "joblib" in sys.modules and not getattr(_own, "busy", False) and _active() is not None

@@ -29,6 +29,7 @@ from octavo.graph import DType, Graph, Op, Program, Tensor
 from octavo.ops import OPS, Tie
 from octavo.plan import Form, Plan
 from octavo.qtypes import QParams
+from octavo.runtime.all_cores import on_all_cores
 from octavo.runtime.codes import from_file, to_file
 from octavo.runtime.session import Session
 from octavo.tflite import write
@@ -61,7 +62,7 @@ class Judge:
         if probes is not None:
             kept = [probes.kept[checksum] for checksum in sorted(probes.kept)]
             return cls([row for row, _ in kept], [outputs for _, outputs in kept])
-        session = Session(write(program))
+        session = on_all_cores(write(program))
         specs = [InputSpec(port.name, port.shape_signature, port.dtype) for port in session.inputs]
         rows: list[tuple[int, int, list[np.ndarray]]] = []
         for number, (sample, _) in enumerate(steps(data, specs)):
@@ -76,7 +77,7 @@ class Judge:
 
         An output that isn't float, isn't finite, or is 0 throughout, has no error.
         """
-        session = Session(write(program))
+        session = on_all_cores(write(program))
         made = [_outputs(session, row) for row in self.rows[:count]]
         found = []
         for index, first in enumerate(self.wanted[0]):

@@ -20,7 +20,7 @@ import numpy as np
 from octavo.qtypes import QType
 
 _DAMPING = 0.01  # of the mean diagonal, as in the paper
-_BLOCK = 64  # features that are rounded between two matrix products
+_BLOCK = 32  # features that are rounded between two matrix products
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,12 @@ class Factors:
     Attributes:
       order: (groups, features), the order in which features are rounded.
       upper: (groups, features, features), upper triangular R with R @ R.T the damped Gram matrix in that order.
+      added: (groups, features), what damping put on the diagonal, in that order.
     """
 
     order: np.ndarray
     upper: np.ndarray
+    added: np.ndarray
 
     @property
     def importance(self) -> np.ndarray:
@@ -66,7 +68,9 @@ def factor(gram: np.ndarray, damping: float = _DAMPING) -> Factors:
     ordered[dead[:, :, None] | dead[:, None, :]] = 0
     which, feature = np.nonzero(dead)
     ordered[which, feature, feature] = mean[which]
-    return Factors(order, _upper_factors(ordered, mean, damping))
+    upper = _upper_factors(ordered, mean, damping)
+    added = np.einsum("gjk,gjk->gj", upper, upper) - np.take_along_axis(diagonal, order, axis=1)
+    return Factors(order, upper, added)
 
 
 def _upper_factors(matrices: np.ndarray, mean: np.ndarray, damping: float) -> np.ndarray:
@@ -85,40 +89,45 @@ def _upper_factors(matrices: np.ndarray, mean: np.ndarray, damping: float) -> np
         return np.concatenate(one)
 
 
-def round_weights(weights: np.ndarray, scales: np.ndarray, factors: Factors, qtype: QType) -> np.ndarray:
-    """Codes of the weights.
+def round_weights(
+    weights: np.ndarray, scales: np.ndarray, factors: Factors, qtype: QType
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the weights, and the output error that they leave.
 
     Args:
-      weights: (groups, outputs, features), real values.
+      weights: (groups, outputs, features), real values; float32 ones are worked on as such.
       scales: broadcasts against the weights.
       factors: as from `factor`.
       qtype: the weights' type.
 
     Returns:
-      int8, (groups, outputs, features).
+      (codes, errors): int8, (groups, outputs, features); and e.T @ G @ e of each channel's error e, (groups, outputs).
     """
-    order, upper = factors.order, factors.upper
-    ordered = _in_order(np.asarray(weights, np.float64), order)
-    steps = np.broadcast_to(np.asarray(scales, np.float64), (*weights.shape[:2], scales.shape[2]))
-    steps = _in_order(steps, order) if steps.shape[2] > 1 else np.broadcast_to(steps[:, :, 0], ordered.shape)
-    count, *channels = ordered.shape
-    codes = np.empty(ordered.shape, np.int8)
-    targets, errors = ordered.copy(), np.zeros(ordered.shape)
-    ratio = upper / np.diagonal(upper, axis1=1, axis2=2)[:, None, :]
+    kind = np.result_type(weights, np.float32)
+    upper = factors.upper.astype(kind, copy=False)
+    diagonal = np.diagonal(upper, axis1=1, axis2=2)
+    ratio = upper / diagonal[:, None, :]
+    place = factors.order.T, np.arange(len(weights))  # where (feature, group) is in (features, groups, outputs)
+    wanted = np.ascontiguousarray(weights.transpose(2, 0, 1), kind)[place]
+    steps = np.broadcast_to(scales, (*weights.shape[:2], scales.shape[2])).transpose(2, 0, 1).astype(kind)
+    steps = steps[place] if len(steps) > 1 else np.broadcast_to(steps, wanted.shape)
+    count = len(wanted)
+    codes, errors, damped = np.empty(wanted.shape, np.int8), np.empty_like(wanted), np.zeros(wanted.shape[1:], kind)
     for start in range(0, count, _BLOCK):
         end = min(start + _BLOCK, count)
+        targets = wanted[start:end].copy()
         if start:
             earlier = ratio[:, :start, start:end].transpose(0, 2, 1) @ errors[:start].transpose(1, 0, 2)
-            targets[start:end] = ordered[start:end] + earlier.transpose(1, 0, 2)
-        for j in range(start, end):
-            targets[j] += np.einsum("gk,kgo->go", ratio[:, start:j, j], errors[start:j])
-            codes[j] = np.clip(np.rint(targets[j] / steps[j]), qtype.qmin, qtype.qmax)
-            errors[j] = ordered[j] - codes[j] * steps[j]
-    restored = np.empty((channels[0], channels[1], count), np.int8)
-    np.put_along_axis(restored, np.broadcast_to(order[:, None, :], restored.shape), codes.transpose(1, 2, 0), axis=2)
-    return restored
-
-
-def _in_order(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """(groups, outputs, features) as (features, groups, outputs): a feature of all channels is one piece of memory."""
-    return np.ascontiguousarray(np.take_along_axis(values, order[:, None, :], axis=2).transpose(2, 0, 1))
+            targets += earlier.transpose(1, 0, 2)
+        for j, target in enumerate(targets, start):
+            target += np.einsum("gk,kgo->go", ratio[:, start:j, j], errors[start:j])
+            nearest = np.rint(target / steps[j])
+            codes[j] = np.minimum(np.maximum(nearest, qtype.qmin, out=nearest), qtype.qmax, out=nearest)
+            nearest *= steps[j]
+            np.subtract(wanted[j], nearest, out=errors[j])
+            target -= nearest
+        damped += np.einsum("jgo,jgo,gj->go", targets, targets, diagonal[:, start:end] ** 2)
+    restored = np.empty_like(codes)
+    restored[place] = codes
+    left = damped - np.einsum("jgo,jgo,gj->go", errors, errors, factors.added.astype(kind))
+    return restored.transpose(1, 2, 0), left

@@ -35,7 +35,7 @@ class Rounding:
     thorough: bool = False
 
     def __post_init__(self) -> None:
-        self._blocks = self._cut(np.asarray(self.weights, np.float64))
+        self._blocks = self._cut(self.weights)
         self._factors = gptq.factor(self.gram)
         self._tried: list[tuple[np.ndarray, np.ndarray]] = []  # scales and codes of `best_scales`
 
@@ -107,21 +107,22 @@ class Rounding:
         """For each channel the proposal with the least output error: (groups * blocks, outputs, block)."""
         blocks, gram, qtype = self._blocks, self.gram, self.qtype
         nearest = np.clip(np.rint(blocks / scales), qtype.qmin, qtype.qmax).astype(np.int8)
-        proposals = [gptq.round_weights(blocks, scales, self._factors, qtype)]
-        if thorough and qtype.bits < 8 and adaround.available():
-            learned = adaround.learn(blocks, scales, gram, qtype)
-            proposals += [] if learned is None else [learned]
+        found = [gptq.round_weights(blocks, scales, self._factors, qtype)]
         if thorough:
-            proposals = [descent.improve(blocks, codes, scales, gram, qtype) for codes in proposals]
+            proposals = [codes for codes, _ in found]
+            if qtype.bits < 8 and adaround.available():
+                learned = adaround.learn(blocks, scales, gram, qtype)
+                proposals += [] if learned is None else [learned]
+            found = [descent.improve(blocks, codes, scales, gram, qtype) for codes in proposals]
+            found = [(codes, output_errors(blocks, codes, scales, gram)) for codes in found]
         best, least = nearest, output_errors(blocks, nearest, scales, gram)
-        for codes in proposals:
-            errors = output_errors(blocks, codes, scales, gram)
+        for codes, errors in found:
             best = np.where((errors < least)[:, :, None], codes, best)
             least = np.minimum(errors, least)
         return best
 
 
 def output_errors(weights: np.ndarray, codes: np.ndarray, scales: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """(groups, outputs): e.T @ G @ e for the error e of each output channel."""
-    left = weights - codes * np.asarray(scales, np.float64)
-    return ((left @ gram) * left).sum(axis=2)
+    """(groups, outputs): e.T @ G @ e for the error e of each output channel, in the weights' precision."""
+    left = weights - codes * np.asarray(scales, weights.dtype)
+    return np.einsum("goj,goj->go", left @ gram.astype(weights.dtype, copy=False), left)

@@ -21,7 +21,7 @@ from octavo.errors import RunError
 from octavo.graph import DType, Graph, Op, Program, Signature, Tensor
 from octavo.passes.drop_dead import called_graphs
 from octavo.recurrent import Watch, watchable
-from octavo.runtime.session import Session
+from octavo.runtime.all_cores import on_all_cores
 from octavo.tflite import write
 
 _KEY = "octavo_calibrate"
@@ -135,7 +135,7 @@ class Window:
         copy.signatures = [s for s in copy.signatures if s.graph is not own]
         copy.signatures.append(Signature(_KEY, inputs, outputs, own))
         main = own is copy.main
-        self.session = Session(write(copy), signature=None if main else _KEY, name=program.source or None)
+        self.session = on_all_cores(write(copy), None if main else _KEY, program.source or None)
 
 
 def _with_branches(program: Program, graph: Graph) -> Iterator[Op]:

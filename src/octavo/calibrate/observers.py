@@ -101,16 +101,21 @@ class Histogram:
 
     def update(self, values: np.ndarray) -> None:
         """Count finite values; others are ignored."""
-        flat = values.reshape(-1).astype(np.float64)
-        flat = flat[np.isfinite(flat)]
-        other = flat[flat != 0]
-        self.zeros += flat.size - other.size
-        if not other.size:
+        flat = values.reshape(-1)
+        if not flat.size:
             return
-        low, high = float(other.min()), float(other.max())
+        low, high = float(flat.min()), float(flat.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            self.update(flat[np.isfinite(flat)])
+            return
+        zeros = flat.size - int(np.count_nonzero(flat))
+        self.zeros += zeros
+        if zeros == flat.size:
+            return
+        other = (flat[flat != 0] if zeros else flat).astype(np.float64)
         # The smallest width that can do for these values alone; whole numbers below 2^53 are exact.
         exponent = int(np.frexp(max(abs(low), abs(high)) / self.bins)[1])
-        indices = np.floor(np.ldexp(other, -exponent)).astype(np.int64)
+        indices = np.floor(_shifted(other, -exponent)).astype(np.int64)
         first = int(indices.min())
         self._add(exponent, first, np.bincount(indices - first))
 
